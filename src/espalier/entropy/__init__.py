@@ -1,0 +1,1 @@
+"""Entropy coding of integer symbols: the contract, and one file per coder."""
