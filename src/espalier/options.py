@@ -1,0 +1,190 @@
+"""Options by layer: a global value, overridden by kind of layer, overridden by name pattern.
+
+The look-up is the one of Core ML Tools. It knows neither torch nor files: a *target* is whatever
+the caller wants to set an option for, given as the names it answers to and its kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from numbers import Integral, Real
+from typing import Generic, TypeVar
+
+from espalier.errors import InvalidArgument
+
+V = TypeVar("V")
+
+KINDS = ("linear", "conv", "embedding", "other")
+"""The kinds of layer that a key of an option can name; every other key is a name pattern."""
+
+GLOBAL = "*"
+"""The key of the value for every target that neither its kind nor its name overrides."""
+
+Target = tuple[tuple[str, ...], str]
+"""The names that one layer or tensor answers to, best one first, and its kind."""
+
+_SHOWN = 12
+
+
+def check_density(value: object) -> float:
+    """``value`` as a density, the fraction of weights kept: a number in (0, 1]."""
+    density = math.nan
+    if not isinstance(value, bool) and isinstance(value, Real):
+        density = float(value)
+    if 0.0 < density <= 1.0:
+        return density
+    raise InvalidArgument(f"density must be a number in (0, 1], not {value!r}")
+
+
+def check_bits(value: object) -> int:
+    """``value`` as the bits of a code: an integer from 1 to 16."""
+    bits = 0
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        bits = int(value)
+    if 1 <= bits <= 16:
+        return bits
+    raise InvalidArgument(f"bits must be an integer from 1 to 16, not {value!r}")
+
+
+class Lookup(Generic[V]):
+    """An option whose value depends on the layer.
+
+    Parameters
+    ----------
+    value : V or mapping of str to (V or None)
+        One value for all, or values by key. A key is ``"*"`` (all), one of :data:`KINDS`, or an
+        ``fnmatch`` pattern on the names, case-sensitive. Patterns go before kinds, kinds before
+        ``"*"``; of two patterns that match, the later one in the mapping counts. A value of None
+        leaves what the key matches alone.
+    what : str, default "density"
+        Name of the option, for messages.
+    check : callable, optional
+        Takes a value and returns it in its own type, or raises :class:`InvalidArgument`:
+        :func:`check_density`, :func:`check_bits`. Called at once, for every value.
+
+    Examples
+    --------
+    >>> bits = Lookup({"conv": 8, "linear": 5, "fc3*": 6}, "bits", check_bits)
+    >>> bits.resolve([(("conv1",), "conv"), (("fc1",), "linear"), (("fc3",), "linear")])
+    [8, 5, 6]
+    """
+
+    def __init__(
+        self,
+        value: V | Mapping[str, V | None],
+        what: str = "density",
+        check: Callable[[object], V] | None = None,
+    ) -> None:
+        self.what = what
+        entries: dict[str, V | None]
+        if isinstance(value, Mapping):
+            if not value:
+                raise InvalidArgument(f"{what} is an empty mapping; give a value or leave it out")
+            entries = dict(value)
+        else:
+            entries = {GLOBAL: value}
+        self.entries: dict[str, V | None] = {}
+        for key, entry in entries.items():
+            if not isinstance(key, str) or not key:
+                raise InvalidArgument(f"{what} has the key {key!r}; a key is a non-empty string")
+            self.entries[key] = self._checked(key, entry, check)
+
+    def _checked(self, key: str, entry: V | None, check: Callable[[object], V] | None) -> V | None:
+        if entry is None or check is None:
+            return entry
+        try:
+            return check(entry)
+        except InvalidArgument as error:
+            if key == GLOBAL:
+                raise
+            raise InvalidArgument(f"{key!r}: {error}") from None
+
+    def resolve(self, targets: Sequence[Target]) -> list[V | None]:
+        """The value of every target, in order; None where no key covers it.
+
+        Raises
+        ------
+        InvalidArgument
+            If a key matches no target. The message lists the names that there are.
+        """
+        values: list[V | None] = [self.entries.get(GLOBAL)] * len(targets)
+        kinds = [key for key in self.entries if key in KINDS]
+        patterns = [key for key in self.entries if key not in KINDS and key != GLOBAL]
+        for key in kinds:
+            self._set(key, [i for i, (_, kind) in enumerate(targets) if kind == key], values)
+            if not any(kind == key for _, kind in targets):
+                self._nothing_matches(key, targets)
+        for key in patterns:
+            hits = [
+                i
+                for i, (names, _) in enumerate(targets)
+                if any(fnmatchcase(name, key) for name in names)
+            ]
+            self._set(key, hits, values)
+            if not hits:
+                self._nothing_matches(key, targets)
+        return values
+
+    def _set(self, key: str, hits: Iterable[int], values: list[V | None]) -> None:
+        for i in hits:
+            values[i] = self.entries[key]
+
+    def _nothing_matches(self, key: str, targets: Sequence[Target]) -> None:
+        names = [f"{names[0]} ({kind})" for names, kind in targets]
+        shown = ", ".join(names[:_SHOWN]) or "none"
+        if len(names) > _SHOWN:
+            shown += f" and {len(names) - _SHOWN} more"
+        kind = "kind" if key in KINDS else "pattern"
+        raise InvalidArgument(f"{self.what}: the {kind} {key!r} matches nothing; there are {shown}")
+
+
+def parse(text: str, kind: Callable[[str], V], what: str = "option") -> V | dict[str, V | None]:
+    """An option as it is written on the command line: ``8`` or ``conv=8,linear=5,fc3*=6``.
+
+    Parameters
+    ----------
+    text : str
+        One value, or comma-separated entries ``key=value``; an entry without a key is for all, and
+        of two entries with one key the later one counts. ``none`` leaves what matches alone.
+    kind : callable
+        Makes a value from its text: ``int``, ``float``.
+    what : str
+        Name of the option, for messages.
+
+    Examples
+    --------
+    >>> parse("8", int)
+    8
+    >>> parse("8,conv=none,fc3*=6", int)
+    {'*': 8, 'conv': None, 'fc3*': 6}
+    """
+    entries: dict[str, V | None] = {}
+    parts = text.split(",")
+    for part in parts:
+        key, equals, written = (piece.strip() for piece in part.rpartition("="))
+        if not written or (equals and not key):
+            raise InvalidArgument(f"{what}: {part.strip()!r} in {text!r} is not KEY=VALUE or VALUE")
+        value = _value(written, kind, what)
+        if len(parts) == 1 and not equals and value is not None:
+            return value
+        key = key or GLOBAL
+        entries.pop(key, None)  # an entry that comes again counts where it stands last
+        entries[key] = value
+    return entries
+
+
+def _value(written: str, kind: Callable[[str], V], what: str) -> V | None:
+    if written.lower() == "none":
+        return None
+    try:
+        value = kind(written)
+    except ValueError:
+        wanted = {"int": "a whole number", "float": "a number"}.get(
+            getattr(kind, "__name__", ""), "a value"
+        )
+        raise InvalidArgument(f"{what}: {written!r} is not {wanted}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgument(f"{what}: {written!r} is not a finite number")
+    return value
