@@ -1,0 +1,443 @@
+"""Inner loops of 1-D k-means, all on *sorted* values with prefix sums.
+
+In one dimension clusters are intervals, so that an iteration of Lloyd needs k binary searches and
+never the n x k distances; and the optimal clustering is a shortest path over cut positions.
+
+Notation: ``values`` are sorted; ``weights`` go with them, or are empty where every value counts 1.
+``w``, ``s1``, ``s2`` are prefix sums of weight, weight*(v - shift), weight*(v - shift)^2, in
+float64. Where they stand at every 64th value only, the rest of a sum is added up from the values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BLOCK = 64
+"""Values to one entry of the prefix sums: 16.8M values then need 6 MB of sums, not 400."""
+
+
+@njit(cache=True, nogil=True)
+def radix_count(keys: Array, shift: int, counts: Array) -> None:
+    """Count the digit ``keys >> shift`` into ``counts``, whose length is a power of two."""
+    mask = np.int64(counts.size - 1)
+    for i in range(keys.size):
+        counts[np.int64(keys[i] >> shift) & mask] += 1
+
+
+@njit(cache=True, nogil=True)
+def radix_scatter(keys: Array, shift: int, offsets: Array, out: Array) -> None:
+    """Move each key to where its digit's next place is; ``offsets`` advance."""
+    mask = np.int64(offsets.size - 1)
+    for i in range(keys.size):
+        digit = np.int64(keys[i] >> shift) & mask
+        out[offsets[digit]] = keys[i]
+        offsets[digit] += 1
+
+
+@njit(cache=True, nogil=True)
+def block_sums(
+    values: Array, weights: Array, shift: float, w: Array, s1: Array, s2: Array, first: int
+) -> None:
+    """Sums of each block of BLOCK values, written from entry ``first`` + 1 on, not yet summed up."""
+    n = values.size
+    for b in range((n + BLOCK - 1) // BLOCK):
+        a0 = 0.0
+        a1 = 0.0
+        a2 = 0.0
+        for i in range(b * BLOCK, min(n, (b + 1) * BLOCK)):
+            d = np.float64(values[i]) - shift
+            m = 1.0
+            if weights.size:
+                m = weights[i]
+            a0 += m
+            a1 += m * d
+            a2 += m * d * d
+        w[first + b + 1] = a0
+        s1[first + b + 1] = a1
+        s2[first + b + 1] = a2
+
+
+@njit(cache=True, nogil=True)
+def running_sum(x: Array) -> None:
+    """Replace ``x`` by its running sums, compensated (Neumaier), so that the error stays one ulp."""
+    total = 0.0
+    lost = 0.0
+    for i in range(x.size):
+        t = total + x[i]
+        if abs(total) >= abs(x[i]):
+            lost += (total - t) + x[i]
+        else:
+            lost += (x[i] - t) + total
+        total = t
+        x[i] = total + lost
+
+
+@njit(cache=True, nogil=True)
+def _sums_at(
+    values: Array, weights: Array, shift: float, w: Array, s1: Array, s2: Array, index: int
+) -> tuple[float, float, float]:
+    b = index // BLOCK
+    a0 = w[b]
+    a1 = s1[b]
+    a2 = s2[b]
+    for i in range(b * BLOCK, index):
+        d = np.float64(values[i]) - shift
+        m = 1.0
+        if weights.size:
+            m = weights[i]
+        a0 += m
+        a1 += m * d
+        a2 += m * d * d
+    return a0, a1, a2
+
+
+@njit(cache=True, nogil=True)
+def sums_at(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    indices: Array,
+    out: Array,
+) -> None:
+    """Prefix sums before each of ``indices``, into the three rows of ``out``."""
+    for p in range(indices.size):
+        a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, indices[p])
+        out[0, p] = a0
+        out[1, p] = a1
+        out[2, p] = a2
+
+
+@njit(cache=True, nogil=True)
+def _first_above(values: Array, x: float, lo: int, hi: int, near: int) -> int:
+    """First index in [lo, hi] whose value is over ``x``, found by doubling steps from ``near``."""
+    near = min(max(near, lo), hi)
+    step = 1
+    if near < hi and values[near] <= x:
+        lo = near + 1
+        while near + step < hi and values[near + step] <= x:
+            lo = near + step + 1
+            step *= 2
+        hi = min(hi, near + step)
+    else:
+        hi = near
+        while near - step >= lo and values[near - step] > x:
+            hi = near - step
+            step *= 2
+        lo = max(lo, near - step)
+    while lo < hi:
+        mid = (lo + hi) // 2
+        if values[mid] <= x:
+            lo = mid + 1
+        else:
+            hi = mid
+    return lo
+
+
+@njit(cache=True, nogil=True)
+def nearest_edges(values: Array, centroids: Array, edges: Array) -> bool:
+    """Where each cluster begins: cluster j is ``values[edges[j]:edges[j + 1]]``.
+
+    A value goes to its nearest centroid, and in a tie to the lower. ``edges`` holds a guess (any
+    numbers in range) and is overwritten. True where an edge moved.
+    """
+    k = centroids.size
+    n = values.size
+    moved = edges[0] != 0 or edges[k] != n
+    edges[0] = 0
+    edges[k] = n
+    for j in range(1, k):
+        middle = 0.5 * centroids[j - 1] + 0.5 * centroids[j]
+        e = _first_above(values, middle, edges[j - 1], n, edges[j])
+        moved = moved or e != edges[j]
+        edges[j] = e
+    return moved
+
+
+@njit(cache=True, nogil=True)
+def _mean(values: Array, lo: int, hi: int, weight: float, s1: float, shift: float) -> float:
+    # A mean can leave its cluster by rounding only; kept inside, the centroids rise strictly.
+    mean = shift + s1 / weight
+    return min(max(mean, np.float64(values[lo])), np.float64(values[hi - 1]))
+
+
+@njit(cache=True, nogil=True)
+def _reseed(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    centroids: Array,
+    edges: Array,
+) -> int:
+    """Give each empty cluster half of the cluster that costs most, cut at its mean."""
+    k = centroids.size
+    start = np.empty(k, np.int64)
+    end = np.empty(k, np.int64)
+    cost = np.empty(k, np.float64)
+    used = 0
+    for j in range(k):
+        if edges[j] < edges[j + 1]:
+            start[used] = edges[j]
+            end[used] = edges[j + 1]
+            used += 1
+    filled = used
+    fresh = 0
+    while True:
+        for j in range(fresh, filled):
+            a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, start[j])
+            b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, end[j])
+            cost[j] = -1.0
+            if values[start[j]] < values[end[j] - 1]:
+                cost[j] = max(0.0, (b2 - a2) - (b1 - a1) ** 2 / (b0 - a0))
+        if filled == k:
+            break
+        worst = np.argmax(cost[:filled])
+        if cost[worst] < 0.0:
+            break
+        lo = start[worst]
+        hi = end[worst]
+        a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, lo)
+        b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, hi)
+        mean = _mean(values, lo, hi, b0 - a0, b1 - a1, shift)
+        cut = _first_above(values, mean, lo, hi, lo)
+        if cut == hi:  # the mean was rounded up to the largest value
+            cut = hi - 1
+            while cut > lo + 1 and values[cut - 1] == values[hi - 1]:
+                cut -= 1
+        # The upper half goes last and the lower one is costed again with it.
+        end[worst] = cut
+        start[filled] = cut
+        end[filled] = hi
+        fresh = worst
+        filled += 1
+    start[:filled].sort()
+    for j in range(filled):
+        edges[j] = start[j]
+    for j in range(filled, k + 1):
+        edges[j] = values.size
+    return filled - used
+
+
+@njit(cache=True, nogil=True)
+def lloyd(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    centroids: Array,
+    iterations: int,
+    reseed: bool,
+) -> tuple[int, int]:
+    """Lloyd's iteration until no value changes its cluster. ``centroids`` rise and are overwritten.
+
+    Returns the number of iterations done and of empty clusters that were re-seeded.
+    """
+    k = centroids.size
+    edges = np.full(k + 1, -1, np.int64)
+    reseeded = 0
+    done = 0
+    while done < iterations:
+        if not nearest_edges(values, centroids, edges):
+            break
+        done += 1
+        if reseed:
+            empty = False
+            for j in range(k):
+                empty = empty or edges[j] == edges[j + 1]
+            if empty:
+                reseeded += _reseed(values, weights, shift, w, s1, s2, centroids, edges)
+        a0, a1, a2 = 0.0, 0.0, 0.0
+        for j in range(k):
+            b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, edges[j + 1])
+            if edges[j] < edges[j + 1]:
+                centroids[j] = _mean(values, edges[j], edges[j + 1], b0 - a0, b1 - a1, shift)
+            a0, a1, a2 = b0, b1, b2
+    return done, reseeded
+
+
+@njit(cache=True, nogil=True)
+def squared_errors(
+    values: Array, weights: Array, centroids: Array, edges: Array, lo: int, hi: int
+) -> float:
+    """Weighted sum of (value - its centroid)^2 over ``values[lo:hi]``."""
+    total = 0.0
+    j = np.searchsorted(edges, lo, side="right") - 1
+    i = lo
+    while i < hi:
+        stop = min(hi, edges[j + 1])
+        c = centroids[min(j, centroids.size - 1)]
+        part = 0.0
+        for p in range(i, stop):
+            d = np.float64(values[p]) - c
+            if weights.size:
+                part += weights[p] * d * d
+            else:
+                part += d * d
+        total += part
+        i = max(i, stop)
+        j += 1
+    return total
+
+
+@njit(cache=True, nogil=True)
+def spread_blocks(values: Array, q: float, edges: Array) -> int:
+    """Cut values into the longest runs with (count) * (extent)^2 <= ``q``; equal values together.
+
+    Writes where runs begin, and n last, into ``edges``; returns the number of runs, or -1 where
+    ``edges`` is too short.
+    """
+    n = values.size
+    count = 0
+    lo = 0
+    while lo < n:
+        if count + 1 >= edges.size:
+            return -1
+        edges[count] = lo
+        count += 1
+        v = np.float64(values[lo])
+        # The first index that no longer fits, by doubling and then by halving.
+        good = lo
+        step = 1
+        while good + step < n and (good + step - lo + 1) * (values[good + step] - v) ** 2 <= q:
+            good += step
+            step *= 2
+        bad = min(n, good + step)
+        while bad - good > 1:
+            mid = (good + bad) // 2
+            if (mid - lo + 1) * (values[mid] - v) ** 2 <= q:
+                good = mid
+            else:
+                bad = mid
+        # A value equal to the last of the run must come with it.
+        last = np.float64(values[good])
+        lo = _first_above(values, last, good + 1, n, good + 1)
+    edges[count] = n
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _cost(w: Array, s1: Array, s2: Array, i: int, j: int) -> float:
+    m = w[j] - w[i]
+    d = s1[j] - s1[i]
+    return max(0.0, (s2[j] - s2[i]) - d * d / m)
+
+
+@njit(cache=True, nogil=True)
+def penalised_path(w: Array, s1: Array, s2: Array, penalty: float, parent: Array) -> float:
+    """Cheapest partition into intervals, where each costs its sum of squares plus ``penalty``.
+
+    f(j) = min over i < j of f(i) + cost(i, j) + penalty. Since cost has the quadrangle inequality,
+    a later i that is once better stays better: a queue holds who is best from where on, and each
+    newcomer's start is found by search (Hirschberg and Larmore 1987; Galil and Park 1992).
+    ``parent[j]`` becomes the best i. Returns f(m), m = ``w.size - 1``.
+    """
+    m = w.size - 1
+    f = np.empty(m + 1, np.float64)
+    candidate = np.empty(m + 1, np.int32)
+    start = np.empty(m + 1, np.int32)
+    f[0] = 0.0
+    head = 0
+    tail = 0
+    candidate[0] = 0
+    start[0] = 1
+    for j in range(1, m + 1):
+        while head < tail and start[head + 1] <= j:
+            head += 1
+        i = np.int64(candidate[head])
+        f[j] = f[i] + _cost(w, s1, s2, i, j) + penalty
+        parent[j] = i
+        if j == m:
+            break
+        while tail > head and start[tail] > j:
+            p = np.int64(start[tail])
+            old = np.int64(candidate[tail])
+            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
+                tail -= 1
+            else:
+                break
+        old = np.int64(candidate[tail])
+        # j is worse than ``old`` at ``bad`` (or cannot be used there) and better at ``good``.
+        bad = max(np.int64(start[tail]), j)
+        step = 1
+        good = m + 1
+        while bad + step <= m:
+            p = bad + step
+            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
+                good = p
+                break
+            bad = p
+            step *= 2
+        if good > m:
+            if f[j] + _cost(w, s1, s2, j, m) < f[old] + _cost(w, s1, s2, old, m):
+                good = m
+            else:
+                continue
+        while good - bad > 1:
+            p = (bad + good) // 2
+            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
+                good = p
+            else:
+                bad = p
+        tail += 1
+        candidate[tail] = j
+        start[tail] = good
+    return f[m]
+
+
+@njit(cache=True, nogil=True)
+def _cell(v: float, low: float, scale: float, cells: int) -> int:
+    # Rises with v whatever the rounding, which is all that the look-up needs to be exact.
+    x = (v - low) * scale
+    if not x > 0:
+        return 0
+    if x >= cells - 1:
+        return cells - 1
+    return np.int64(x)
+
+
+@njit(cache=True, nogil=True)
+def fill_table(thresholds: Array, low: float, scale: float, table: Array) -> None:
+    """``table[c]``: the number of thresholds whose cell is before c, for c up to the last + 1."""
+    cells = table.size - 1
+    j = 0
+    for c in range(cells + 1):
+        while j < thresholds.size and _cell(thresholds[j], low, scale, cells) < c:
+            j += 1
+        table[c] = j
+
+
+@njit(cache=True, nogil=True)
+def assign(
+    values: Array, thresholds: Array, low: float, scale: float, table: Array, codes: Array
+) -> None:
+    """``codes[i]``: the number of thresholds that are under ``values[i]``.
+
+    A threshold in an earlier cell is under the value, one in a later cell is not; the few in the
+    same cell are searched.
+    """
+    cells = table.size - 1
+    for i in range(values.size):
+        v = values[i]
+        c = _cell(v, low, scale, cells)
+        lo = np.int64(table[c])
+        hi = np.int64(table[c + 1])
+        while lo < hi:
+            mid = (lo + hi) >> 1
+            if thresholds[mid] < v:
+                lo = mid + 1
+            else:
+                hi = mid
+        codes[i] = lo

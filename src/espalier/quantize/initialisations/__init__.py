@@ -1,0 +1,1 @@
+"""One file per initialisation of 1-D k-means."""

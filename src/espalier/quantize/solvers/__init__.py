@@ -1,0 +1,1 @@
+"""One file per solver of 1-D k-means."""

@@ -1,0 +1,175 @@
+"""Sorted values with prefix sums: what every 1-D k-means of this package works on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espalier.kernels import kmeans as kernels
+
+Array = NDArray[Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+PIECE = 1 << 16
+"""Values to one unit of work. Fixed, so that sums do not depend on the number of threads."""
+
+
+def thread_count() -> int:
+    """Threads that this process may keep busy: its processors, or ``NUMBA_NUM_THREADS``."""
+    asked = os.environ.get("NUMBA_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
+    """``[work(item) for item in items]``, side by side where that can help."""
+    todo = list(items)
+    threads = min(threads or thread_count(), len(todo))
+    if threads < 2:
+        return [work(item) for item in todo]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, todo))
+
+
+def pieces(n: int, size: int = PIECE) -> list[tuple[int, int]]:
+    """The ranges [lo, hi) of ``size`` that cover [0, n)."""
+    return [(lo, min(n, lo + size)) for lo in range(0, n, size)]
+
+
+@dataclass(frozen=True, eq=False)
+class SortedValues:
+    """Values in rising order, their weights, and prefix sums at every 64th.
+
+    Attributes
+    ----------
+    values : ndarray, float32 or float64, shape (n,)
+        Rising, n > 0, finite.
+    weights : ndarray, float64, shape (n,) or (0,)
+        Positive weights in the same order; empty where every value counts 1.
+    shift : float
+        Subtracted before sums are taken, since far from 0 squares lose their last digits.
+    w, s1, s2 : ndarray, float64
+        Sums of weight, weight (v - shift), weight (v - shift)^2 before every 64th value and the end.
+    """
+
+    values: Array
+    weights: Array
+    shift: float
+    w: Array
+    s1: Array
+    s2: Array
+
+    @classmethod
+    def of(cls, values: Array, weights: Array | None = None) -> SortedValues:
+        """Sort a copy of finite 1-D ``values`` (float32 or float64), and sum it up."""
+        if weights is None:
+            ordered, mass = sort(values), np.empty(0, np.float64)
+        else:
+            order = np.argsort(values, kind="stable")
+            ordered, mass = values[order], np.asarray(weights, np.float64)[order]
+        return cls.of_sorted(ordered, mass)
+
+    @classmethod
+    def of_sorted(cls, values: Array, weights: Array) -> SortedValues:
+        """The same for values that rise already; ``weights`` may be empty."""
+        n = values.size
+        shift = float(values[n // 2])
+        w, s1, s2 = (np.zeros(-(-n // kernels.BLOCK) + 1) for _ in range(3))
+
+        def work(piece: tuple[int, int]) -> None:
+            lo, hi = piece
+            first = lo // kernels.BLOCK
+            kernels.block_sums(values[lo:hi], weights[lo:hi], shift, w, s1, s2, first)
+
+        in_threads(work, pieces(n))
+        for x in (w, s1, s2):
+            kernels.running_sum(x)
+        return cls(values, weights, shift, w, s1, s2)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(self.values.size)
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return float(self.values[0])
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return float(self.values[-1])
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights; without weights the number of values."""
+        return float(self.w[-1])
+
+    @property
+    def mean(self) -> float:
+        """Weighted mean."""
+        return self.shift + float(self.s1[-1]) / self.total
+
+    @property
+    def variance(self) -> float:
+        """Weighted variance about the mean."""
+        return max(0.0, float(self.s2[-1]) - float(self.s1[-1]) ** 2 / self.total) / self.total
+
+    @property
+    def sums(self) -> tuple[Array, Array, float, Array, Array, Array]:
+        """What the kernels take, in their order."""
+        return self.values, self.weights, self.shift, self.w, self.s1, self.s2
+
+    def sums_at(self, indices: Array) -> Array:
+        """The three prefix sums before each index: float64, shape (3, len(indices))."""
+        out = np.empty((3, indices.size))
+        kernels.sums_at(*self.sums, np.ascontiguousarray(indices, np.int64), out)
+        return out
+
+    def quantiles(self, p: Array) -> Array:
+        """The values at fractions ``p`` of the weight, float64."""
+        target = np.asarray(p, np.float64) * self.total
+        if not self.weights.size:
+            index = np.ceil(target).astype(np.int64) - 1
+        else:
+            index = np.searchsorted(np.cumsum(self.weights), target, side="left")
+        return self.values[np.clip(index, 0, self.size - 1)].astype(np.float64)
+
+    def distinct(self, limit: int) -> int:
+        """The number of distinct values, or ``limit`` where there are more."""
+        edges = np.empty(limit + 1, np.int64)
+        count = int(kernels.spread_blocks(self.values, 0.0, edges))
+        return limit if count < 0 else count
+
+    def centroids_of(self, edges: Array) -> Array:
+        """Means of the clusters ``values[edges[j]:edges[j + 1]]``, none of them empty."""
+        weight, first, _ = np.diff(self.sums_at(edges), axis=1)
+        means = self.shift + first / weight
+        low = self.values[edges[:-1]].astype(np.float64)
+        return np.clip(means, low, self.values[edges[1:] - 1].astype(np.float64))
+
+    def wcss(self, centroids: Array, edges: Array) -> float:
+        """Within-cluster sum of squares, summed over the values themselves."""
+
+        def work(piece: tuple[int, int]) -> float:
+            return float(
+                kernels.squared_errors(self.values, self.weights, centroids, edges, *piece)
+            )
+
+        return float(np.sum(in_threads(work, pieces(self.size))))
+
+
+def sort(values: Array) -> Array:
+    """A sorted copy of 1-D finite ``values``."""
+    return np.sort(values)
