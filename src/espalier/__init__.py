@@ -1,3 +1,84 @@
-"""Espalier: make trained neural networks small enough to ship."""
+"""Espalier: make trained neural networks small enough to ship, and fast enough to run.
+
+>>> import espalier
+>>> espalier.__version__.count(".")
+2
+
+The names below are imported when they are first used, so that ``import espalier`` costs nothing and
+a process that only unpacks files never loads torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
+    + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
+    + ["UnknownMethod", "UnsupportedVersion"],
+    "espalier.parametrization": ["attach", "finalize"],
+    "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
+    "espalier.quantize.share": ["share", "share_layerwise"],
+    "espalier.recipe": ["run_recipe"],
+    "espalier.torch_io": ["load", "save"],
+    "espalier.training": ["evaluate", "train"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from espalier.errors import (
+        CorruptFile,
+        DataUnavailable,
+        EspalierError,
+        EspalierWarning,
+        FormatError,
+        InvalidArgument,
+        MissingDependency,
+        TruncatedFile,
+        UnknownMethod,
+        UnsupportedVersion,
+    )
+    from espalier.parametrization import attach, finalize
+    from espalier.pruning import Pruner, diagonal_fisher, prune
+    from espalier.quantize.share import share, share_layerwise
+    from espalier.recipe import run_recipe
+    from espalier.torch_io import load, save
+    from espalier.training import evaluate, train
+
+__all__ = [
+    "CorruptFile",
+    "DataUnavailable",
+    "EspalierError",
+    "EspalierWarning",
+    "FormatError",
+    "InvalidArgument",
+    "MissingDependency",
+    "Pruner",
+    "TruncatedFile",
+    "UnknownMethod",
+    "UnsupportedVersion",
+    "attach",
+    "diagonal_fisher",
+    "evaluate",
+    "finalize",
+    "load",
+    "prune",
+    "run_recipe",
+    "save",
+    "share",
+    "share_layerwise",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'espalier' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

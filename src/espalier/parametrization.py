@@ -1,0 +1,296 @@
+"""Masks and codebooks on the user's own module, as ``torch.nn.utils.parametrize`` parametrizations.
+
+The model is the state. A pruned weight is ``where(mask, latent, 0)``; a shared weight is
+``codebook[codes]``, and then the parameter that the optimizer sees *is* the codebook. So zeros stay
+zero under momentum and weight decay, the gradient of a centroid is the sum of the gradients of its
+weights (Han et al. 2016, eq. 3) because autograd says so, and a ``state_dict`` holds everything.
+
+===================================  =====================================================
+state of a weight                    what its ``state_dict`` holds
+===================================  =====================================================
+pruned (:class:`Mask`)               ``original`` (dense), ``0.mask``
+shared (:class:`SharedWeight`)       ``original`` (the codebook), ``0.codes``
+shared, codes refreshed              ``original`` (dense), ``0.codes``, ``0.codebook``
+(:class:`LatentSharedWeight`)
+===================================  =====================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from espalier.errors import InvalidArgument
+from espalier.targets import Target, find_targets
+
+PRUNED = 0
+"""The code of a pruned weight; the code of centroid i is i + 1."""
+
+
+class Mask(nn.Module):
+    """weight = latent where kept, +0 elsewhere.
+
+    Parameters
+    ----------
+    mask : bool Tensor of the weight's shape
+        True where the weight is kept.
+
+    Notes
+    -----
+    ``where`` and not a product, so that pruned weights are +0 and never -0 or NaN. With
+    ``straight_through`` the gradient reaches the pruned weights too, so that one that was cut in
+    error can grow back before the mask is estimated again (Guo et al. 2016, arXiv 1608.04493).
+    """
+
+    espalier: ClassVar[bool] = True
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.straight_through = False
+
+    mask: Tensor
+
+    def forward(self, latent: Tensor) -> Tensor:
+        kept = torch.where(self.mask, latent, latent.new_zeros(()))
+        if self.straight_through:
+            return latent + (kept - latent).detach()
+        return kept
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def codes_dtype(k: int) -> torch.dtype:
+    """The narrowest dtype that holds the codes 0 (pruned) to ``k``."""
+    return torch.uint8 if k <= 255 else torch.int16 if k <= 32767 else torch.int32
+
+
+class SharedWeight(nn.Module):
+    """weight = codebook[codes - 1] where codes > 0, +0 elsewhere (Han et al. 2016, section 3).
+
+    Parameters
+    ----------
+    codes : integer Tensor of the weight's shape
+        0 where the weight is pruned, i + 1 where it shares centroid i.
+    """
+
+    espalier: ClassVar[bool] = True
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    codes: Tensor
+
+    def forward(self, codebook: Tensor) -> Tensor:
+        table = torch.cat([codebook.new_zeros(1), codebook])
+        return table.index_select(0, self.codes.flatten().int()).view(self.codes.shape)
+
+    def centroids(self, original: Tensor) -> Tensor:
+        """The codebook, given the parameter that stands before this parametrization."""
+        return original
+
+
+class LatentSharedWeight(SharedWeight):
+    """A shared weight over a dense latent one, so that its codes can be assigned again.
+
+    weight = codebook[codes - 1]; the codebook gets the sum of the gradients, and the latent weight
+    gets each of them straight through. :meth:`refresh` assigns every kept weight to the centroid
+    that is nearest to its latent value.
+    """
+
+    def __init__(self, codes: Tensor, codebook: Tensor) -> None:
+        super().__init__(codes)
+        self.codebook = nn.Parameter(codebook)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        shared = super().forward(self.codebook)
+        through = torch.where(self.codes > PRUNED, latent - latent.detach(), latent.new_zeros(()))
+        return shared + through
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def centroids(self, original: Tensor) -> Tensor:
+        return self.codebook
+
+    @torch.no_grad()
+    def refresh(self, latent: Tensor) -> int:
+        """Assign the kept weights to their nearest centroids; return how many changed."""
+        order = torch.argsort(self.codebook)
+        rising = self.codebook[order]
+        nearest = order[torch.bucketize(latent, (rising[1:] + rising[:-1]) / 2)] + 1
+        codes = torch.where(self.codes > PRUNED, nearest.to(self.codes.dtype), self.codes)
+        changed = int((codes != self.codes).sum())
+        self.codes.copy_(codes)
+        return changed
+
+
+def current(target: Target) -> Mask | SharedWeight | None:
+    """Espalier's parametrization of ``target``, or None where it is a plain parameter."""
+    held = target.sites[0].parametrizations
+    found = held[0] if held is not None else None
+    return found if isinstance(found, Mask | SharedWeight) else None
+
+
+def mask_of(target: Target) -> Tensor | None:
+    """The mask of ``target``, True where kept; None where nothing is pruned by a stage."""
+    match current(target):
+        case Mask() as held:
+            return held.mask
+        case SharedWeight() as held:
+            return held.codes > PRUNED
+        case _:
+            return None
+
+
+@torch.no_grad()
+def set_mask(target: Target, mask: Tensor) -> Mask | SharedWeight:
+    """Prune ``target`` where ``mask`` is False.
+
+    A plain weight gets a :class:`Mask`, a masked one has its mask replaced. On a shared weight the
+    pruned codes become 0 and stay so: what was pruned before cannot come back.
+    """
+    held = current(target)
+    match held:
+        case Mask():
+            held.mask.copy_(mask)
+        case SharedWeight():
+            held.codes.mul_(mask)
+        case _:
+            held = Mask(mask.clone())
+            _register(target, held)
+    return held
+
+
+@torch.no_grad()
+def set_codes(target: Target, codes: Tensor, codebook: Tensor, *, latent: bool) -> SharedWeight:
+    """Share the weights of ``target``; takes the place of a mask, whose zeros are in ``codes``."""
+    if codes.shape != target.value.shape:
+        raise InvalidArgument(
+            f"{target.name}: codes of shape {tuple(codes.shape)} for a weight of shape "
+            f"{tuple(target.value.shape)}"
+        )
+    release(target)
+    shared = LatentSharedWeight(codes, codebook) if latent else SharedWeight(codes)
+    if not latent:
+        target.latent.set_(codebook)  # type: ignore[arg-type]
+        target.latent.grad = None
+    _register(target, shared)
+    return shared
+
+
+@torch.no_grad()
+def release(target: Target) -> None:
+    """Take Espalier's parametrization off ``target``; the weight stays what it was, bit for bit."""
+    if current(target) is None:
+        return
+    weight, parameter = target.value.detach().clone(), target.latent
+    for site in target.sites:
+        parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
+    parameter.set_(weight)  # type: ignore[arg-type]
+    parameter.grad = None
+
+
+def _register(target: Target, parametrization: nn.Module) -> None:
+    """Put one parametrization on every site. All of them go on sharing one parameter.
+
+    ``unsafe``: a codebook has another shape than the weight that is made from it.
+    """
+    for site in target.sites:
+        if site.parametrizations is None:
+            parametrize.register_parametrization(
+                site.module, site.attribute, parametrization, unsafe=True
+            )
+
+
+def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True) -> nn.Module:
+    """Put the masks and codebooks of a checkpoint onto a freshly built model, and load it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Built as the original was; changed in place.
+    state_dict : dict
+        What ``state_dict()`` of a pruned or shared model gave.
+    strict : bool
+        As in ``Module.load_state_dict``.
+
+    Returns
+    -------
+    nn.Module
+        ``model``.
+
+    Raises
+    ------
+    InvalidArgument
+        The checkpoint has a mask or codes for a weight that the model has not, or of another
+        shape; the model is then as it was.
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> model = torch.nn.Linear(4, 2)
+    >>> _ = espalier.prune(model, density=0.5)
+    >>> fresh = espalier.attach(torch.nn.Linear(4, 2), model.state_dict())
+    >>> bool((fresh.weight == model.weight).all())
+    True
+    """
+    targets = {name: target for target in find_targets(model) for name in target.names}
+    wanted = _parametrized_names(state_dict)
+    for name, parts in wanted.items():
+        field = parts.get("0.mask", parts.get("0.codes"))
+        if field is None:
+            continue
+        if name not in targets:
+            raise InvalidArgument(f"the checkpoint has {name}, parametrized; the model has no such")
+        if field.shape != targets[name].value.shape:
+            raise InvalidArgument(
+                f"{name}: the checkpoint's shape {tuple(field.shape)} is not the model's "
+                f"{tuple(targets[name].value.shape)}"
+            )
+    for target in targets.values():
+        parts = next((wanted[name] for name in target.names if name in wanted), None)
+        if parts is not None and current(target) is None:
+            _attach_one(target, parts)
+    model.load_state_dict(state_dict, strict=strict)
+    return model
+
+
+def _parametrized_names(state_dict: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Plain name -> what the checkpoint holds of its parametrization."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in state_dict.items():
+        head, mark, tail = key.rpartition("parametrizations.")
+        if mark and (not head or head.endswith(".")):
+            attribute, _, part = tail.partition(".")
+            found.setdefault(head + attribute, {})[part] = value
+    return found
+
+
+def _attach_one(target: Target, parts: dict[str, Tensor]) -> None:
+    original = parts.get("original")
+    if "0.mask" in parts:
+        set_mask(target, torch.ones_like(target.value, dtype=torch.bool))
+    elif "0.codes" in parts and original is not None:
+        device, dtype = target.latent.device, target.latent.dtype
+        codes = torch.zeros_like(parts["0.codes"], device=device)
+        latent = "0.codebook" in parts
+        like = parts["0.codebook"] if latent else original
+        codebook = torch.zeros(like.shape, device=device, dtype=dtype)
+        set_codes(target, codes, codebook, latent=latent)
+
+
+def finalize(model: nn.Module) -> nn.Module:
+    """Leave a plain module: every weight becomes an ordinary dense parameter, bit for bit the same.
+
+    Nothing of Espalier is left on ``model``, which is changed in place and returned. Parametrizations
+    that are not Espalier's stay.
+    """
+    for target in find_targets(model):
+        release(target)
+    return model

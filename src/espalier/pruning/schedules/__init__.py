@@ -1,0 +1,1 @@
+"""Pruning schedules, one file each."""

@@ -1,0 +1,18 @@
+"""An ordinary training loop, for those who have none."""
+
+from espalier.training.checkpoint import load_checkpoint, save_checkpoint
+from espalier.training.loop import Callback, Epoch, History, Settings, train
+from espalier.training.metrics import Metrics, evaluate, set_dropout
+
+__all__ = [
+    "Callback",
+    "Epoch",
+    "History",
+    "Metrics",
+    "Settings",
+    "evaluate",
+    "load_checkpoint",
+    "save_checkpoint",
+    "set_dropout",
+    "train",
+]

@@ -1,0 +1,50 @@
+"""Random changes of a batch of images, drawn from a generator of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from espalier.errors import InvalidArgument
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def shift(x: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
+    """Move each image by up to ``pixels`` in both directions; what comes in is the image's minimum.
+
+    ``x``: (N, C, H, W).
+    """
+    n, _, height, width = x.shape
+    padded = functional.pad(x, (pixels,) * 4, value=float(x.min()))
+    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)
+    rows = (dy + torch.arange(height))[:, None, :, None]
+    columns = (dx + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
+
+
+def flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    mirrored = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(mirrored, x.flip(-1), x)
+
+
+def shift_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """:func:`shift` by up to 4 pixels and :func:`flip`: the usual for CIFAR (He et al. 2015)."""
+    return flip(shift(x, generator, 4), generator)
+
+
+AUGMENTATIONS: dict[str, Augment] = {"shift": shift, "flip": flip, "shift-flip": shift_flip}
+
+
+def augmentation(name: str | None) -> Augment | None:
+    """The augmentation of that name; None for None."""
+    if name is None:
+        return None
+    if name not in AUGMENTATIONS:
+        known = ", ".join(AUGMENTATIONS)
+        raise InvalidArgument(f"no augmentation is called {name!r}; known are {known}")
+    return AUGMENTATIONS[name]

@@ -1,0 +1,388 @@
+"""``espalier.train``: epochs, a held-out split, the best epoch, and runs that resume.
+
+Everything random in epoch e comes from (seed, e), so that a run that was interrupted and resumed
+ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from espalier.errors import InvalidArgument
+from espalier.training.augment import augmentation
+from espalier.training.checkpoint import load_checkpoint, save_checkpoint
+from espalier.training.metrics import evaluate
+from espalier.samples import Data, Samples
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs : int
+    lr : float
+        Peak learning rate.
+    batch_size : int
+    optimizer : {"adam", "sgd"}
+        SGD has Nesterov momentum 0.9.
+    weight_decay : float
+        L2 for SGD, decoupled for Adam.
+    schedule : {"cosine", "constant"}
+        Learning rate over the whole run; cosine falls to zero.
+    augment : str, optional
+        ``"shift"``, ``"flip"``, ``"shift-flip"``.
+    label_smoothing : float
+    average : float
+        Decay of an exponential moving average of the parameters, evaluated and kept in their place;
+        0 for none.
+    choose : {"best", "last"}
+        With a held-out split: keep the epoch with the lowest held-out error (ties: lower loss), or
+        the last one.
+    patience : int
+        Stop when the held-out error has not fallen for so many epochs; 0 never stops early.
+    seed : int
+    """
+
+    epochs: int = 10
+    lr: float = 1e-3
+    batch_size: int = 128
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    augment: str | None = None
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    choose: str = "best"
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidArgument(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InvalidArgument(f"lr must be positive, not {self.lr}")
+        if not 0 <= self.average < 1:
+            raise InvalidArgument(f"average must lie in [0, 1), not {self.average}")
+        for name, known in (
+            ("optimizer", ("adam", "sgd")),
+            ("schedule", ("cosine", "constant")),
+            ("choose", ("best", "last")),
+        ):
+            if getattr(self, name) not in known:
+                raise InvalidArgument(
+                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                )
+        augmentation(self.augment)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did. ``error`` in percent, on the held-out samples if there are any."""
+
+    epoch: int
+    train_loss: float
+    error: float | None
+    loss: float | None
+
+
+@dataclass
+class History:
+    """All epochs of a run, and the one whose weights the model has now."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    chosen: int = -1
+
+
+class Callback(Protocol):
+    """Something that follows training. ``step`` is called after every optimizer step.
+
+    :class:`espalier.Pruner` is one. If it has ``state_dict`` and ``load_state_dict``, they are kept in
+    the checkpoint.
+    """
+
+    def step(self) -> object: ...
+
+
+@runtime_checkable
+class _Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class _Schedules(Protocol):
+    @property
+    def done(self) -> bool: ...
+
+
+class Progress(Protocol):
+    """Receives (steps done, steps in all, a short text)."""
+
+    def __call__(self, done: int, total: int, text: str) -> None: ...
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    settings: Settings | None = None,
+    *,
+    held_out: Data | None = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> History:
+    """Train ``model`` on ``data``; masks stay, codebooks train like any parameter.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place; left with the weights of the chosen epoch.
+    data : Samples or DataLoader
+    settings : Settings, optional
+        Or give its fields as keywords: ``train(model, data, epochs=5, lr=1e-3)``.
+    held_out : Samples or DataLoader, optional
+        Evaluated after each epoch, and what the best epoch is chosen by. Take it from the training
+        set (:meth:`Samples.split`), never from the test set. While a callback is not ``done`` (a
+        :class:`espalier.Pruner` on its way down), no epoch is chosen.
+    loss : callable, optional
+        ``loss(outputs, targets)``; cross-entropy with the label smoothing of ``settings`` by default.
+    callbacks : sequence of Callback
+    checkpoint : path, optional
+        Written after each epoch. If it exists, the run goes on from there and ends as it would have.
+    progress : callable, optional
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    InvalidArgument
+        A setting out of range; a checkpoint of other settings; the loss is NaN or infinite.
+    """
+    if settings is not None and options:
+        raise InvalidArgument("give settings or its fields, not both")
+    settings = settings or Settings(**options)
+    run = _Run(model, data, settings, held_out, loss, callbacks, checkpoint, progress)
+    return run.fit()
+
+
+class _Run:
+    """The state of one call of :func:`train`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        settings: Settings,
+        held_out: Data | None,
+        loss: Loss | None,
+        callbacks: Sequence[Callback],
+        checkpoint: str | os.PathLike[str] | None,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.data, self.settings = model, data, settings
+        self.held_out, self.callbacks, self.progress = held_out, callbacks, progress
+        self.checkpoint = Path(checkpoint) if checkpoint is not None else None
+        self.loss = loss or self._cross_entropy
+        self.augment = augmentation(settings.augment)
+        if isinstance(data, Samples) and len(data) < settings.batch_size:
+            raise InvalidArgument(f"{len(data)} samples do not fill a batch of {settings.batch_size}")
+        whole = isinstance(data, Samples)
+        self.steps_per_epoch = len(data) // settings.batch_size if whole else len(data)
+        self.total = settings.epochs * self.steps_per_epoch
+        self.optimizer = _optimizer(model, settings)
+        self.average = _Average(model, settings.average) if settings.average else None
+        self.history = History()
+        self.best: dict[str, Tensor] | None = None
+        self.device = next(model.parameters()).device
+
+    def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    def fit(self) -> History:
+        start = self._resume()
+        training = self.model.training
+        for epoch in range(start, self.settings.epochs):
+            if self._out_of_patience():
+                break
+            self._epoch(epoch)
+            self._save()
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.train(training)
+        return self.history
+
+    def _epoch(self, epoch: int) -> None:
+        torch.manual_seed(self.settings.seed * 1_000_003 + epoch)  # dropout
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        self.model.train()
+        total = 0.0
+        for i, (x, y) in enumerate(self._batches(generator)):
+            step = epoch * self.steps_per_epoch + i
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate(step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(self.model(x.to(self.device)), y.to(self.device))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise InvalidArgument(f"the loss is {value} in epoch {epoch}, step {i}: lower lr")
+            loss.backward()
+            self.optimizer.step()
+            for callback in self.callbacks:
+                callback.step()
+            if self.average:
+                self.average.update()
+            total += value
+            if self.progress:
+                self.progress(step + 1, self.total, f"epoch {epoch + 1}/{self.settings.epochs}")
+        self._close_epoch(epoch, total / self.steps_per_epoch)
+
+    def _close_epoch(self, epoch: int, train_loss: float) -> None:
+        if self.average:
+            self.average.swap()
+        error = loss = None
+        if self.held_out is not None:
+            metrics = evaluate(self.model, self.held_out)
+            error, loss = metrics.error, metrics.loss
+        self.history.epochs.append(Epoch(epoch, train_loss, error, loss))
+        if self._chosen(epoch):
+            self.history.chosen = epoch
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if self.average:
+            self.average.swap()
+
+    def _chosen(self, epoch: int) -> bool:
+        """Whether ``epoch`` is the best so far, or, where nothing is chosen by, the last."""
+        last = epoch == self.settings.epochs - 1
+        if any(isinstance(c, _Schedules) and not c.done for c in self.callbacks):
+            return last and self.best is None
+        if self.held_out is None or self.settings.choose == "last":
+            return last
+        if self.best is None:
+            return True
+        new, old = self.history.epochs[epoch], self.history.epochs[self.history.chosen]
+        assert new.error is not None and old.error is not None
+        assert new.loss is not None and old.loss is not None
+        return (new.error, new.loss) < (old.error, old.loss)
+
+    def _out_of_patience(self) -> bool:
+        since = len(self.history.epochs) - 1 - self.history.chosen
+        return 0 < self.settings.patience <= since and self.best is not None
+
+    def _rate(self, step: int) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.lr
+        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * step / self.total))
+
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        if not isinstance(self.data, Samples):
+            yield from self.data
+            return
+        order = torch.randperm(len(self.data), generator=generator)
+        size = self.settings.batch_size
+        for i in range(self.steps_per_epoch):
+            index = order[i * size : (i + 1) * size]
+            x = self.data.x[index]
+            yield (self.augment(x, generator) if self.augment else x), self.data.y[index]
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "settings": asdict(self.settings),
+                "model": self.model.state_dict(),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
+                "callbacks": [
+                    c.state_dict() if isinstance(c, _Stateful) else None for c in self.callbacks
+                ],
+                "epochs": [asdict(epoch) for epoch in self.history.epochs],
+                "chosen": self.history.chosen,
+            },
+        )
+
+    def _resume(self) -> int:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0
+        state = load_checkpoint(self.checkpoint)
+        if state.get("settings") != asdict(self.settings):
+            raise InvalidArgument(
+                f"{self.checkpoint}: was written by a run with other settings; remove it to start again"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        if self.average and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+        for callback, kept in zip(self.callbacks, state["callbacks"], strict=True):
+            if isinstance(callback, _Stateful):
+                callback.load_state_dict(kept)
+        self.history = History([Epoch(**epoch) for epoch in state["epochs"]], state["chosen"])
+        return len(self.history.epochs)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidArgument("the model has no parameter that requires a gradient")
+    if settings.optimizer == "adam":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=settings.weight_decay,
+    )
+
+
+class _Average:
+    """Exponential moving average of the parameters (Polyak averaging), with a warm-up."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = list(model.parameters())
+        self.shadow = [p.detach().clone() for p in self.parameters]
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's parameters and their averages."""
+        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(shadow)
+            shadow.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shadow, self.updates = state["shadow"], int(state["updates"])
