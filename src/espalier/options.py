@@ -48,6 +48,17 @@ def check_bits(value: object) -> int:
     raise InvalidArgument(f"bits must be an integer from 1 to 16, not {value!r}")
 
 
+def kept_count(density: float, n: int) -> int:
+    """How many of ``n`` weights a density keeps: the nearest integer, halves up, at least 1.
+
+    Examples
+    --------
+    >>> kept_count(0.5, 5), kept_count(0.001, 5)
+    (3, 1)
+    """
+    return min(n, max(1, math.floor(density * n + 0.5)))
+
+
 class Lookup(Generic[V]):
     """An option whose value depends on the layer.
 
