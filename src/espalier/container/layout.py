@@ -1,0 +1,323 @@
+"""The bytes of an ``.esp`` file, field by field; ``SPEC.md`` is the contract.
+
+A file is a header, one chunk for each tensor, a directory and a footer. Everything that describes
+the tensors is in the directory at the end, so that a file can be written as a stream, and read with
+two reads over a network plus one for each tensor that is wanted. Chunks follow each other without
+gaps in the order of the directory, which stores their lengths only: there is no offset that could
+lie, overlap or leave a hole.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from espalier.entropy.cursor import Cursor, varint
+from espalier.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from espalier.state import STORAGE_DTYPES, count
+
+MAGIC = b"\x89ESP\r\n\x1a\n"
+"""As PNG does: not text, not UTF-8, and broken by every conversion of line ends."""
+VERSION = 1
+HEADER_BYTES = len(MAGIC) + 1
+END_MAGIC = b"\x89esp"
+FOOTER_BYTES = 4 + 4 + len(END_MAGIC)
+
+FEATURES: frozenset[str] = frozenset()
+"""Names of the required features beyond version 1 that this reader has."""
+
+KINDS = {"dense": 1, "sparse": 2, "codebook": 3, "sparse codebook": 4}
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+STREAMS = {
+    "dense": ("values",),
+    "sparse": ("positions", "values"),
+    "codebook": ("codes", "codebook"),
+    "sparse codebook": ("positions", "codes", "codebook"),
+}
+"""The streams of each kind, in the order of the chunk."""
+
+DTYPE_IDS = {
+    "float32": 1,
+    "float16": 2,
+    "bfloat16": 3,
+    "float64": 4,
+    "float8_e4m3fn": 5,
+    "float8_e5m2": 6,
+    "int8": 7,
+    "int16": 8,
+    "int32": 9,
+    "int64": 10,
+    "uint8": 11,
+    "uint16": 12,
+    "uint32": 13,
+    "uint64": 14,
+    "bool": 15,
+    "complex64": 16,
+    "complex128": 17,
+}
+DTYPE_NAMES = {number: name for name, number in DTYPE_IDS.items()}
+
+MAX_DIMS = 15
+MAX_ELEMENTS = 1 << 48
+MAX_LEVELS = 1 << 16
+MAX_NAME_BYTES = 4096
+
+ALIASES = 1
+METADATA = 2
+
+
+@dataclass(frozen=True)
+class StreamEntry:
+    """Of one stream, what the directory says: its method byte and its length."""
+
+    method: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Of one tensor, what the directory says.
+
+    ``streams`` are in the order of :data:`STREAMS`. ``offset`` and ``header_bytes`` are not stored:
+    they follow from the entries before, and from the entry itself.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: int
+    levels: int
+    streams: tuple[StreamEntry, ...]
+    crc: int
+    offset: int = 0
+    header_bytes: int = 0
+
+    @property
+    def length(self) -> int:
+        """Bytes of the chunk."""
+        return sum(stream.length for stream in self.streams)
+
+    @property
+    def elements(self) -> int:
+        """Elements of the dense tensor."""
+        return count(self.shape)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """All entries, and what else the directory holds."""
+
+    entries: tuple[Entry, ...]
+    aliases: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+
+def header() -> bytes:
+    """The first bytes of every file."""
+    return MAGIC + bytes([VERSION])
+
+
+def footer(directory: bytes) -> bytes:
+    """The last bytes of a file with that directory; the checksum covers header and length too."""
+    length = len(directory).to_bytes(4, "little")
+    crc = zlib.crc32(length, zlib.crc32(directory, zlib.crc32(header())))
+    return length + crc.to_bytes(4, "little") + END_MAGIC
+
+
+# ---------------------------------------------------------------- names
+
+
+def encode_name(name: str, previous: bytes, what: str = "tensor") -> tuple[bytes, bytes]:
+    """Write a name after the one before it: shared prefix, rest. Returns (field, UTF-8 name)."""
+    try:
+        utf8 = name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"the {what} name {name!r} is not Unicode text") from None
+    if len(utf8) > MAX_NAME_BYTES:
+        raise InvalidArgument(
+            f"the {what} name {name[:40]!r}... is {len(utf8)} bytes long; {MAX_NAME_BYTES} is the limit"
+        )
+    shared = 0
+    while shared < min(len(utf8), len(previous)) and utf8[shared] == previous[shared]:
+        shared += 1
+    return varint(shared) + varint(len(utf8) - shared) + utf8[shared:], utf8
+
+
+def decode_name(cursor: Cursor, previous: bytes, what: str = "tensor") -> tuple[str, bytes]:
+    """Read what :func:`encode_name` wrote."""
+    shared = cursor.varint(f"{what} name: shared prefix", len(previous))
+    rest = cursor.varint(f"{what} name: length", MAX_NAME_BYTES - shared)
+    utf8 = previous[:shared] + bytes(cursor.take(rest, f"{what} name"))
+    try:
+        return utf8.decode("utf-8"), utf8
+    except UnicodeDecodeError:
+        raise CorruptFile(f"the {what} name {utf8[:40]!r} is not UTF-8") from None
+
+
+# ---------------------------------------------------------------- entries
+
+
+def encode_entry(entry: Entry, previous: bytes) -> tuple[bytes, bytes]:
+    """Write an entry after the one whose UTF-8 name is ``previous``. Returns (bytes, UTF-8 name)."""
+    name, utf8 = encode_name(entry.name, previous)
+    parts = [name, bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]])]
+    parts += map(varint, entry.shape)
+    if entry.kind.startswith("sparse"):
+        parts.append(varint(entry.stored))
+    if entry.kind.endswith("codebook"):
+        parts.append(varint(entry.levels))
+    for stream in entry.streams:
+        parts += [bytes([stream.method]), varint(stream.length)]
+    parts.append(entry.crc.to_bytes(4, "little"))
+    return b"".join(parts), utf8
+
+
+def decode_entry(cursor: Cursor, previous: bytes, offset: int) -> tuple[Entry, bytes]:
+    """Read what :func:`encode_entry` wrote; the chunk begins at ``offset``."""
+    start = cursor.at
+    name, utf8 = decode_name(cursor, previous)
+    try:
+        entry = _decode_fields(cursor, name, offset, start)
+    except (CorruptFile, UnsupportedVersion) as error:
+        raise type(error)(f"tensor {name!r}: {error}") from None
+    return entry, utf8
+
+
+def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
+    kind_and_dims = cursor.u8("kind")
+    number, dims = kind_and_dims & 15, kind_and_dims >> 4
+    if number not in KIND_NAMES:
+        raise CorruptFile(f"kind {number} is not known; known are {KIND_NAMES}")
+    kind = KIND_NAMES[number]
+    dtype = cursor.u8("dtype")
+    if dtype not in DTYPE_NAMES:
+        raise CorruptFile(f"dtype {dtype} is not known; known are 1 to {len(DTYPE_NAMES)}")
+    shape = tuple(cursor.varint(f"dimension {i}", MAX_ELEMENTS) for i in range(dims))
+    elements = count(shape)
+    if elements > MAX_ELEMENTS:
+        raise CorruptFile(f"shape {shape} has {elements} elements, over the limit of 2**48")
+    stored, levels = elements, 0
+    if kind.startswith("sparse"):
+        stored = cursor.varint("kept elements", elements)
+    if kind.endswith("codebook"):
+        levels = cursor.varint("levels", MAX_LEVELS)
+    streams = tuple(
+        StreamEntry(cursor.u8(f"{stream}: method"), cursor.varint(f"{stream}: length"))
+        for stream in STREAMS[kind]
+    )
+    crc = cursor.u32("checksum")
+    dtype_name = DTYPE_NAMES[dtype]
+    size = cursor.at - start
+    return Entry(name, kind, dtype_name, shape, stored, levels, streams, crc, offset, size)
+
+
+# ---------------------------------------------------------------- the directory
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
+    """Compact JSON; :class:`InvalidArgument` for what JSON cannot hold."""
+    if not metadata:
+        return b""
+    try:
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"metadata must be JSON: {error}") from None
+
+
+def encode_directory(
+    entries: list[bytes], names: list[str], aliases: Mapping[str, str], metadata: Mapping[str, Any]
+) -> bytes:
+    """The directory of entries that are already encoded, and whose names are ``names``."""
+    parts = [varint(0), varint(len(entries)), *entries]
+    if aliases:
+        index = {name: i for i, name in enumerate(names)}
+        fields = [varint(len(aliases))]
+        previous = b""
+        for alias, name in aliases.items():
+            field, previous = encode_name(alias, previous, "alias")
+            fields += [field, varint(index[name])]
+        payload = b"".join(fields)
+        parts += [varint(ALIASES), varint(len(payload)), payload]
+    payload = encode_metadata(metadata)
+    if payload:
+        parts += [varint(METADATA), varint(len(payload)), payload]
+    return b"".join(parts)
+
+
+def decode_directory(data: bytes) -> Directory:
+    """Read a whole directory, whose checksum has been verified."""
+    cursor = Cursor(data)
+    _check_features(cursor)
+    # An entry has at least 2 bytes of name, kind, dtype, one stream and a checksum.
+    number = cursor.varint("number of tensors", len(data) // 10)
+    entries: dict[str, Entry] = {}
+    previous, offset = b"", HEADER_BYTES
+    for _ in range(number):
+        entry, previous = decode_entry(cursor, previous, offset)
+        if entry.name in entries:
+            raise CorruptFile(f"two tensors are called {entry.name!r}")
+        entries[entry.name] = entry
+        offset += entry.length
+    aliases: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    seen: set[int] = set()
+    while cursor.left:
+        section = cursor.varint("section")
+        payload = cursor.take(cursor.varint("section length"), f"section {section}")
+        if section in seen:
+            raise CorruptFile(f"section {section} is there twice")
+        seen.add(section)
+        if section == ALIASES:
+            aliases = _decode_aliases(Cursor(payload), list(entries), entries)
+        elif section == METADATA:
+            metadata = _decode_metadata(payload)
+    return Directory(tuple(entries.values()), aliases, metadata)
+
+
+def _check_features(cursor: Cursor) -> None:
+    missing: list[str] = []
+    for _ in range(cursor.varint("number of required features", 255)):
+        name = bytes(cursor.take(cursor.varint("feature name", 255), "feature name"))
+        text = name.decode("ascii", "backslashreplace")
+        if text not in FEATURES:
+            missing.append(text)
+    if missing:
+        raise UnsupportedVersion(
+            f"the file needs {', '.join(map(repr, missing))}, which this version of Espalier "
+            "does not know; a newer one may"
+        )
+
+
+def _decode_aliases(
+    cursor: Cursor, names: list[str], entries: Mapping[str, Entry]
+) -> dict[str, str]:
+    aliases: dict[str, str] = {}
+    previous = b""
+    for _ in range(cursor.varint("number of aliases", cursor.left // 3)):
+        alias, previous = decode_name(cursor, previous, "alias")
+        if alias in aliases or alias in entries:
+            raise CorruptFile(f"two tensors are called {alias!r}")
+        index = cursor.varint(f"alias {alias!r}: tensor")
+        if index >= len(names):
+            raise CorruptFile(f"alias {alias!r} is of tensor {index}, and there are {len(names)}")
+        aliases[alias] = names[index]
+    cursor.end("aliases")
+    return aliases
+
+
+def _decode_metadata(payload: memoryview) -> dict[str, Any]:
+    try:
+        metadata = json.loads(bytes(payload).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"metadata is not JSON: {error}") from None
+    if not isinstance(metadata, dict):
+        raise CorruptFile(f"metadata is a JSON {type(metadata).__name__}, not an object")
+    return metadata
+
+
+assert set(DTYPE_IDS) == set(STORAGE_DTYPES)

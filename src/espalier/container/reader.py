@@ -1,0 +1,279 @@
+"""Reading an ``.esp`` file: the directory at once, each tensor when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, BinaryIO, Self
+
+from espalier.container import layout
+from espalier.container.layout import Entry
+from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.entropy.histogram import Histogram
+from espalier.entropy.positions import FREE, decode_positions, gap_histogram
+from espalier.entropy.stream import RAW, decode_codes, split_method
+from espalier.entropy.coder import coder_by_id
+from espalier.entropy.values import decode_values
+from espalier.errors import (
+    CorruptFile,
+    FormatError,
+    InvalidArgument,
+    TruncatedFile,
+    UnsupportedVersion,
+)
+from espalier.state import (
+    Codebook,
+    CompressedModel,
+    CompressedTensor,
+    Dense,
+    Sparse,
+    SparseCodebook,
+    storage_dtype,
+)
+
+_TAIL = 1 << 14
+"""Bytes read from the end at first: the directories of most files are shorter."""
+
+
+class Reader:
+    """Read a file tensor by tensor; opening it reads the directory only.
+
+    Parameters
+    ----------
+    source : path-like or binary file object
+        A file object must be seekable; it is left open.
+
+    Raises
+    ------
+    CorruptFile, TruncatedFile, UnsupportedVersion
+        With the file, the tensor and the field in the message.
+    OSError
+        The file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from espalier.container import write
+    >>> tensor = Codebook((2, 2), "float32", np.array([0, 1, 1, 0], "u1"), np.array([-1, 1], "<f4"))
+    >>> file = io.BytesIO()
+    >>> ledger = write(CompressedModel({"w": tensor}), file)
+    >>> with Reader(file) as r:
+    ...     r.names(), r.tensor("w").dense().tolist()
+    (['w'], [[-1.0, 1.0], [1.0, -1.0]])
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
+        self._owned = isinstance(source, str | os.PathLike)
+        if isinstance(source, str | os.PathLike):
+            self.path = os.fspath(source)
+            self._file: BinaryIO = Path(source).open("rb")
+        else:
+            self.path = str(getattr(source, "name", "the file"))
+            self._file = source
+        try:
+            self._directory = self._open()
+        except BaseException:
+            self.close()
+            raise
+        self._entries = {entry.name: entry for entry in self._directory.entries}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if it was opened here."""
+        if self._owned:
+            self._file.close()
+
+    # ------------------------------------------------------------ the directory
+
+    def _open(self) -> layout.Directory:
+        try:
+            directory = self._read_directory()
+        except FormatError as error:
+            raise type(error)(f"{self.path}: {error}") from None
+        return directory
+
+    def _read_directory(self) -> layout.Directory:
+        size = self.file_bytes = self._file.seek(0, os.SEEK_END)
+        head = self._read(0, min(size, layout.HEADER_BYTES))
+        _check_header(head)
+        if size < layout.HEADER_BYTES + layout.FOOTER_BYTES:
+            raise TruncatedFile(f"{size} bytes are too few for header and footer")
+        tail_at = max(layout.HEADER_BYTES, size - _TAIL)
+        tail = self._read(tail_at, size - tail_at)
+        footer = tail[-layout.FOOTER_BYTES :]
+        if footer[8:] != layout.END_MAGIC:
+            raise TruncatedFile(
+                f"byte {size} is not the end of an .esp file: it was cut short, or added to"
+            )
+        length = int.from_bytes(footer[:4], "little")
+        start = size - layout.FOOTER_BYTES - length
+        if start < layout.HEADER_BYTES:
+            raise CorruptFile(f"footer: a directory of {length} bytes does not fit in {size}")
+        if start >= tail_at:
+            data = tail[start - tail_at : len(tail) - layout.FOOTER_BYTES]
+        else:
+            data = self._read(start, length)
+        if layout.footer(data) != footer:
+            raise CorruptFile("directory: the checksum does not match")
+        directory = layout.decode_directory(data)
+        end = layout.HEADER_BYTES + sum(entry.length for entry in directory.entries)
+        if end != start:
+            raise CorruptFile(f"directory: chunks end at byte {end}, and it begins at {start}")
+        for entry in directory.entries:
+            _check_bounds(entry)
+        return directory
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(length)
+        if len(data) != length:
+            raise TruncatedFile(f"{length} bytes at {offset} are declared, {len(data)} were read")
+        return data
+
+    def names(self) -> list[str]:
+        """The names of all tensors, those of tied ones last."""
+        return [*self._entries, *self.aliases]
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Further names of tied tensors, each mapped to the name it is stored under."""
+        return MappingProxyType(dict(self._directory.aliases))
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What travels with the weights."""
+        return MappingProxyType(dict(self._directory.metadata))
+
+    def entry(self, name: str) -> Entry:
+        """What the directory says of a tensor (shape, dtype, kind), without reading it."""
+        try:
+            return self._entries[self.aliases.get(name, name)]
+        except KeyError:
+            raise InvalidArgument(f"{self.path} has no tensor {name!r}") from None
+
+    # ------------------------------------------------------------ tensors
+
+    def tensor(self, name: str) -> CompressedTensor:
+        """One tensor; only its own bytes are read, and their checksum is verified."""
+        return self._decode(self.entry(name))[0]
+
+    def _decode(self, entry: Entry) -> tuple[CompressedTensor, dict[str, int]]:
+        try:
+            chunk = self._read(entry.offset, entry.length)
+            if zlib.crc32(chunk) != entry.crc:
+                raise CorruptFile("the checksum does not match")
+            return decode_tensor(entry, chunk)
+        except FormatError as error:
+            raise type(error)(f"{self.path}: tensor {entry.name!r}: {error}") from None
+
+    def row(self, name: str) -> TensorRow:
+        """The row of one tensor in the ledger; decodes it."""
+        entry = self.entry(name)
+        return row_of(entry, entry.header_bytes, _measure(entry, *self._decode(entry)))
+
+    def ledger(self) -> Ledger:
+        """Where the bytes went. Decodes every tensor, one after the other."""
+        rows = tuple(self.row(name) for name in self._entries)
+        return Ledger(rows, self.file_bytes, dict(self.aliases))
+
+    def verify(self) -> None:
+        """Check every checksum and decode every tensor; raises what :meth:`tensor` raises."""
+        for entry in self._entries.values():
+            self._decode(entry)
+
+    def model(self) -> CompressedModel:
+        """All tensors."""
+        tensors = {name: self.tensor(name) for name in self._entries}
+        return CompressedModel(tensors, dict(self.aliases), dict(self.metadata))
+
+
+def _check_header(head: bytes) -> None:
+    magic = head[: len(layout.MAGIC)]
+    if not head:
+        raise TruncatedFile("the file is empty")
+    if not layout.MAGIC.startswith(magic):
+        raise CorruptFile(f"not an .esp file: it begins with {magic!r}, not {layout.MAGIC!r}")
+    if len(head) < layout.HEADER_BYTES:
+        raise TruncatedFile(f"{len(head)} bytes are too few for a header")
+    if head[-1] != layout.VERSION:
+        raise UnsupportedVersion(
+            f"the file has version {head[-1]}, and this reader knows {layout.VERSION}"
+        )
+
+
+def _check_bounds(entry: Entry) -> None:
+    """Refuse counts that no stream pays for; the rest is bounded by the streams themselves."""
+    if entry.kind.startswith("sparse") and entry.stored > FREE + 8 * entry.length:
+        raise CorruptFile(
+            f"tensor {entry.name!r}: {entry.stored} kept elements cannot lie in a chunk of "
+            f"{entry.length} bytes"
+        )
+
+
+def decode_tensor(entry: Entry, chunk: bytes) -> tuple[CompressedTensor, dict[str, int]]:
+    """The tensor of a chunk whose checksum is right, and the table bytes of each stream."""
+    storage = storage_dtype(entry.dtype)
+    view = memoryview(chunk)
+    parts: dict[str, Any] = {}
+    tables: dict[str, int] = {}
+    at = 0
+    for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
+        body = view[at : at + stream.length]
+        at += stream.length
+        n = entry.levels if name == "codebook" else entry.stored
+        try:
+            if name == "positions":
+                found = decode_positions(stream.method, body, n, entry.elements)
+            elif name == "codes":
+                found = decode_codes(stream.method, body, n, entry.levels)
+            else:
+                found = decode_values(stream.method, body, n, entry.dtype, storage)
+        except FormatError as error:
+            raise type(error)(f"{name}: {error}") from None
+        parts[name], tables[name] = found
+    kinds: dict[str, type[CompressedTensor]] = {
+        "dense": Dense,
+        "sparse": Sparse,
+        "codebook": Codebook,
+        "sparse codebook": SparseCodebook,
+    }
+    try:
+        return kinds[entry.kind](entry.shape, entry.dtype, **parts), tables
+    except InvalidArgument as error:
+        raise CorruptFile(str(error)) from None
+
+
+def _measure(
+    entry: Entry, tensor: CompressedTensor, tables: Mapping[str, int]
+) -> dict[str, Measured]:
+    measured: dict[str, Measured] = {}
+    for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
+        number = split_method(stream.method)[1]
+        coder = "raw" if number == RAW else coder_by_id(number).name
+        histogram = None
+        if isinstance(tensor, Sparse | SparseCodebook) and name == "positions":
+            histogram = gap_histogram(tensor.positions)
+        elif isinstance(tensor, Codebook | SparseCodebook) and name == "codes":
+            histogram = Histogram.of(tensor.codes)
+        measured[name] = Measured(stream.length - tables[name], tables[name], coder, histogram)
+    return measured
+
+
+def read(path: str | os.PathLike[str] | BinaryIO) -> CompressedModel:
+    """Read a whole file, and check every checksum. See :class:`Reader` for what it raises."""
+    with Reader(path) as reader:
+        return reader.model()

@@ -1,0 +1,236 @@
+"""Writing an ``.esp`` file, tensor by tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from espalier.container import layout
+from espalier.container.atomic import atomic_write
+from espalier.container.layout import Entry, StreamEntry
+from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.entropy.coder import CODERS, EntropyCoder
+from espalier.entropy.positions import encode_positions
+from espalier.entropy.stream import Stream, encode_codes
+from espalier.entropy.values import encode_values
+from espalier.errors import InvalidArgument
+from espalier.state import (
+    Codebook,
+    CompressedModel,
+    CompressedTensor,
+    Dense,
+    Sparse,
+    SparseCodebook,
+)
+
+
+def _measure(stream: Stream, histogram: Any = None) -> Measured:
+    payload = len(stream.body) - stream.table_bytes
+    return Measured(payload, stream.table_bytes, stream.name, histogram)
+
+
+def encode_tensor(
+    tensor: CompressedTensor, coder: EntropyCoder[Any]
+) -> tuple[str, int, dict[str, Stream], dict[str, Measured]]:
+    """The kind, the number of levels and the streams of a tensor, and their measures."""
+    streams: dict[str, Stream] = {}
+    measured: dict[str, Measured] = {}
+
+    def put(name: str, stream: Stream, histogram: Any = None) -> None:
+        streams[name] = stream
+        measured[name] = _measure(stream, histogram)
+
+    if isinstance(tensor, Codebook | SparseCodebook):
+        levels = int(tensor.codebook.size)
+        if levels > layout.MAX_LEVELS:
+            raise InvalidArgument(f"a codebook of {levels} levels; 65536 is the limit")
+        put("codes", *encode_codes(tensor.codes, levels, coder))
+        put("codebook", encode_values(tensor.codebook, tensor.dtype, coder))
+        kind = "codebook"
+    elif isinstance(tensor, Dense | Sparse):
+        levels = 0
+        put("values", encode_values(tensor.values, tensor.dtype, coder))
+        kind = "dense"
+    else:
+        raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
+    if isinstance(tensor, Sparse | SparseCodebook):
+        beside = sum(len(stream.body) for stream in streams.values())
+        put("positions", *encode_positions(tensor.positions, coder, beside))
+        kind = "sparse codebook" if kind == "codebook" else "sparse"
+    return kind, levels, streams, measured
+
+
+class Writer:
+    """Write a file tensor by tensor; nothing is held but the directory.
+
+    Parameters
+    ----------
+    target : path-like or binary file object
+        A path is written with :func:`atomic_write`. A file object need not be seekable; it is
+        flushed and left open.
+    coder : str or EntropyCoder
+        ``"huffman"``, or ``"fixed"`` for the paper's P+Q. Each stream falls back to fixed width
+        where that is smaller; its row in the ledger says so.
+    force : bool
+        Overwrite an existing file.
+
+    Attributes
+    ----------
+    metadata : dict
+        JSON values, written when the block ends.
+
+    Raises
+    ------
+    InvalidArgument
+        The file exists, a name is used twice or too long, metadata is not JSON.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from espalier.container import Reader
+    >>> file = io.BytesIO()
+    >>> with Writer(file) as w:
+    ...     w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
+    ...     w.metadata = {"made by": "an example"}
+    >>> w.ledger.file_bytes == len(file.getvalue())
+    True
+    >>> Reader(file).tensor("bias").dense().tolist()
+    [1.0, 2.0, 3.0]
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        coder: str | EntropyCoder[Any] = "huffman",
+        force: bool = False,
+    ) -> None:
+        self.metadata: Mapping[str, Any] = {}
+        self._coder = CODERS.make(coder)
+        self._target = target
+        self._force = force
+        self._file: BinaryIO | None = None
+        self._stack = contextlib.ExitStack()
+        self._entries: list[bytes] = []
+        self._rows: dict[str, TensorRow] = {}
+        self._aliases: dict[str, str] = {}
+        self._previous = b""
+        self._offset = 0
+        self._done = False
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            if isinstance(self._target, str | os.PathLike):
+                writing = atomic_write(self._target, force=self._force)
+                self._file = stack.enter_context(writing)
+            else:
+                self._file = self._target
+            self._write(layout.header())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stack:
+            if error is not None:
+                # Handed in, so that the temporary file is removed.
+                self._stack.__exit__(kind, error, trace)
+                return
+            self._finish()
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None or self._done:
+            raise InvalidArgument("a Writer writes inside its with block only")
+        self._file.write(data)
+        self._offset += len(data)
+
+    def _check_name(self, name: str) -> None:
+        if name in self._rows or name in self._aliases:
+            raise InvalidArgument(f"two tensors are called {name!r}")
+
+    def add(self, name: str, tensor: CompressedTensor) -> TensorRow:
+        """Write a tensor; returns its row of the ledger."""
+        self._check_name(name)
+        if len(tensor.shape) > layout.MAX_DIMS or tensor.size > layout.MAX_ELEMENTS:
+            raise InvalidArgument(
+                f"tensor {name!r}: shape {tensor.shape} is over the limits of {layout.MAX_DIMS} "
+                "dimensions and 2**48 elements"
+            )
+        layout.encode_name(name, b"")  # refuse a bad name before the chunk is written
+        try:
+            kind, levels, streams, measured = encode_tensor(tensor, self._coder)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"tensor {name!r}: {error}") from None
+        ordered = [streams[stream] for stream in layout.STREAMS[kind]]
+        crc = 0
+        offset = self._offset
+        for stream in ordered:
+            crc = zlib.crc32(stream.body, crc)
+            self._write(stream.body)
+        entry = Entry(
+            name=name,
+            kind=kind,
+            dtype=tensor.dtype,
+            shape=tuple(int(d) for d in tensor.shape),
+            stored=tensor.stored,
+            levels=levels,
+            streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
+            crc=crc,
+            offset=offset,
+        )
+        written, self._previous = layout.encode_entry(entry, self._previous)
+        self._entries.append(written)
+        row = row_of(entry, len(written), measured)
+        self._rows[name] = row
+        return row
+
+    def alias(self, name: str, of: str) -> None:
+        """Let ``name`` be a further name of the tensor ``of``, which has been added."""
+        self._check_name(name)
+        if of not in self._rows:
+            raise InvalidArgument(f"alias {name!r} names {of!r}, which is not there")
+        layout.encode_name(name, b"", "alias")
+        self._aliases[name] = of
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the bytes went; whole once the block has ended."""
+        return Ledger(tuple(self._rows.values()), self._offset, dict(self._aliases))
+
+    def _finish(self) -> None:
+        names = list(self._rows)
+        directory = layout.encode_directory(self._entries, names, self._aliases, self.metadata)
+        if len(directory) >= 1 << 32:
+            raise InvalidArgument(
+                f"the directory is {len(directory)} bytes; 2**32 - 1 is the limit"
+            )
+        self._write(directory)
+        self._write(layout.footer(directory))
+        if self._file is not None:
+            self._file.flush()
+        self._done = True
+
+
+def write(
+    model: CompressedModel,
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    coder: str | EntropyCoder[Any] = "huffman",
+    force: bool = False,
+) -> Ledger:
+    """Write a whole model; returns the ledger. See :class:`Writer` for the parameters."""
+    with Writer(path, coder, force) as writer:
+        writer.metadata = dict(model.metadata)
+        for name, tensor in model.tensors.items():
+            writer.add(name, tensor)
+        for name, of in model.aliases.items():
+            writer.alias(name, of)
+    return writer.ledger

@@ -1,0 +1,101 @@
+"""What an entropy coder is.
+
+A coder turns symbols into bytes, given a table of integers; it knows nothing of tensors. To add
+one, put a file beside its siblings in :mod:`espalier.entropy.coders`, give it an unused ``id`` and
+describe its bytes in ``SPEC.md``. ``tests/contract/test_coders.py`` tests it from then on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espalier.entropy.cursor import Cursor
+from espalier.errors import CorruptFile
+from espalier.registry import Registry
+
+Array = NDArray[Any]
+Table = TypeVar("Table")
+
+
+def symbol_dtype(alphabet: int) -> np.dtype[Any]:
+    """The dtype of decoded symbols: uint8 for an alphabet of at most 256, else uint16."""
+    return np.dtype(np.uint16 if alphabet > 256 else np.uint8)
+
+
+class EntropyCoder(ABC, Generic[Table]):
+    """Symbols to bytes and back, without loss.
+
+    A table is fitted once for each stream, and written before the payload. It holds integers only,
+    so that it is the same on every machine. Every method is deterministic.
+
+    Attributes
+    ----------
+    id : int
+        Its number in a file, 1 to 15; never reused.
+    name : str
+        Set by the registry.
+    """
+
+    id: ClassVar[int]
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, counts: Array) -> Table:
+        """The table for symbols that occur ``counts`` times (int64, shape (alphabet,))."""
+
+    @abstractmethod
+    def bits(self, counts: Array, table: Table) -> int:
+        """Size of the payload in bits, to within a few bytes; what choices are made by."""
+
+    @abstractmethod
+    def write_table(self, table: Table) -> bytes:
+        """The table, serialised."""
+
+    @abstractmethod
+    def read_table(self, cursor: Cursor, alphabet: int) -> Table:
+        """Read what :meth:`write_table` wrote, and no byte more.
+
+        Raises
+        ------
+        FormatError
+            The table is impossible, or names a symbol outside the alphabet.
+        """
+
+    @abstractmethod
+    def encode(self, symbols: Array, table: Table) -> bytes:
+        """The payload. ``symbols``: 1-D, unsigned, each of a count > 0 in the table's fit."""
+
+    @abstractmethod
+    def decode(self, buffer: bytes | memoryview, n: int, table: Table) -> Array:
+        """The ``n`` symbols of a payload that is exactly ``buffer``.
+
+        Never allocates more than a fixed multiple of the buffer's length: where the payload has no
+        bits, it returns a view of one symbol with stride 0.
+
+        Returns
+        -------
+        array, shape (n,)
+            uint8 for an alphabet of at most 256 symbols, else uint16. May be read-only.
+
+        Raises
+        ------
+        FormatError
+            The buffer is not a payload of ``n`` symbols.
+        """
+
+
+CODERS: Registry[EntropyCoder[Any]] = Registry("coder", "espalier.entropy.coders")
+"""Every entropy coder, by name."""
+
+
+def coder_by_id(number: int) -> EntropyCoder[Any]:
+    """The coder with that ``id``; :class:`CorruptFile` if there is none."""
+    for cls in CODERS:
+        if cls.id == number:
+            return cls()
+    known = ", ".join(f"{cls.id} {cls.name}" for cls in CODERS)
+    raise CorruptFile(f"coder id {number} is not known; known are {known}")

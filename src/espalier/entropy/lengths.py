@@ -1,0 +1,147 @@
+"""The table of a Huffman code as few bytes: the lengths of its code words, as differences.
+
+Centroids are in rising order, so the lengths of their code words form a bowl: neighbours mostly
+differ by 0 or 1. Lengths are therefore written as steps from the last length that was not 0, in a
+fixed prefix code, and only from the first symbol that occurs to the last:
+
+    varint  first   the first symbol that occurs
+    varint  span    the last one, less the first; 0: a lone symbol, and the table ends here
+    bits            for each symbol from ``first`` on, until ``last`` is reached:
+                        0            the last length again
+                        1 0 s        one more (s = 0) or one less (s = 1)
+                        1 1 0 L(4)   the length L + 1, in full
+                        1 1 1 Z      a run of absent symbols, Z >= 1 in Elias' gamma code
+
+Bits go least significant first, and the last byte is padded with zeros. The "last length" before
+the first symbol is ceil(log2(span + 1)), at least 1 and at most 16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espalier.entropy.cursor import Cursor, varint
+from espalier.errors import CorruptFile
+from espalier.kernels.huffman import MAX_LENGTH
+
+
+def _first_guess(span: int) -> int:
+    return min(max(span.bit_length(), 1), MAX_LENGTH)
+
+
+def write_lengths(lengths: NDArray[Any], lone: int) -> bytes:
+    """Serialise code lengths (uint8, shape (alphabet,)), or the only symbol that occurs."""
+    if lone >= 0:
+        return varint(lone) + varint(0)
+    used = np.flatnonzero(lengths)
+    first, last = int(used[0]), int(used[-1])
+    bits: list[str] = []
+    previous = _first_guess(last - first)
+    absent = 0
+    for length in lengths[first : last + 1].tolist():
+        if length == 0:
+            absent += 1
+            continue
+        if absent:
+            # Gamma code: as many zeros as there are bits after the leading one, then the number.
+            # Written with its leading one first, so that the reader knows the width by then.
+            width = absent.bit_length() - 1
+            low = f"{absent:b}"[1:][::-1]
+            bits.append("111" + "0" * width + "1" + low)
+            absent = 0
+        step = length - previous
+        if step == 0:
+            bits.append("0")
+        elif abs(step) == 1:
+            bits.append("100" if step > 0 else "101")
+        else:
+            bits.append("110" + f"{length - 1:04b}"[::-1])
+        previous = length
+    text = "".join(bits)
+    packed = int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
+    return varint(first) + varint(last - first) + packed
+
+
+class _Bits:
+    """Single bits off a cursor, byte by byte."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.byte = 0
+        self.left = 0
+
+    def take(self, width: int) -> int:
+        value = 0
+        for i in range(width):
+            if not self.left:
+                self.byte = self.cursor.u8("code lengths")
+                self.left = 8
+            value |= (self.byte & 1) << i
+            self.byte >>= 1
+            self.left -= 1
+        return value
+
+    def gamma(self, most: int) -> int:
+        width = 0
+        while not self.take(1):
+            width += 1
+            if width > 16:
+                raise CorruptFile("code lengths: a run of absent symbols has more than 17 bits")
+        value = 1 << width | self.take(width)
+        if value > most:
+            raise CorruptFile(f"code lengths: {value} absent symbols where {most} are left")
+        return value
+
+
+_ABSENT = -1
+
+
+def _read_length(bits: _Bits, previous: int) -> int:
+    """The next length, or ``_ABSENT`` before a run of symbols that do not occur."""
+    if not bits.take(1):
+        return previous
+    if not bits.take(1):
+        return previous + (-1 if bits.take(1) else 1)
+    return _ABSENT if bits.take(1) else bits.take(4) + 1
+
+
+def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
+    """Read what :func:`write_lengths` wrote: the lengths, and the lone symbol or -1.
+
+    Raises
+    ------
+    FormatError
+        A symbol lies outside ``alphabet``, or the lengths are not those of a complete code:
+        the sum of 2**-length must be 1.
+    """
+    lengths = np.zeros(alphabet, np.uint8)
+    first = cursor.varint("first symbol", max(alphabet - 1, 0))
+    span = cursor.varint("span of symbols", max(alphabet - 1 - first, 0))
+    if alphabet == 0:
+        raise CorruptFile("code lengths: the alphabet is empty")
+    if span == 0:
+        return lengths, first
+    bits = _Bits(cursor)
+    previous = _first_guess(span)
+    symbol, last = first, first + span
+    kraft = 0
+    while symbol <= last:
+        length = _read_length(bits, previous)
+        if length == _ABSENT and symbol not in (first, last):
+            symbol += bits.gamma(last - symbol)
+            continue
+        if not 1 <= length <= MAX_LENGTH:
+            raise CorruptFile(f"code lengths: {length} for symbol {symbol}, not 1 to {MAX_LENGTH}")
+        lengths[symbol] = previous = length
+        kraft += 1 << (MAX_LENGTH - length)
+        symbol += 1
+    if kraft != 1 << MAX_LENGTH:
+        raise CorruptFile(
+            f"code lengths: the sum of 2**-length is {kraft / (1 << MAX_LENGTH):.6g}, not 1"
+        )
+    if bits.byte:
+        raise CorruptFile("code lengths: padding bits are not zero")
+    return lengths, -1

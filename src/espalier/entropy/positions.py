@@ -1,0 +1,189 @@
+"""Where the kept weights are, as gaps between them.
+
+The gap of a kept position is its distance from the one before it, less 1 (from the place before the
+tensor's start for the first): so many zeros stand between. Two layouts:
+
+``FILLERS``
+    every gap in b bits, with fillers for longer ones (Han et al. 2016, section 2, figure 2). The
+    paper's filler zero takes a place among the codes too; here it takes none.
+``TOKENS``
+    gaps of any size, no fillers: a small alphabet of tokens, entropy-coded, and raw low bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espalier.entropy.coder import CODERS, EntropyCoder
+from espalier.entropy.cursor import Cursor, varint
+from espalier.entropy.histogram import Histogram
+from espalier.entropy.stream import (
+    EMPTY,
+    Stream,
+    decode_symbols,
+    encode_symbols,
+    read_empty,
+    smallest,
+    split_method,
+)
+from espalier.errors import CorruptFile, TruncatedFile
+from espalier.kernels import bitpack
+
+Array = NDArray[Any]
+
+FILLERS = 0
+TOKENS = 1
+MAX_WIDTH = 32
+ALPHABET = 256
+"""Most tokens that there can be: they fit in a byte."""
+FREE = 4096
+"""Kept positions that a tensor may have without a byte of its chunk to show for them."""
+
+# Pairs (direct, top) to try: tokens up to 2**direct one by one, then 2**top to each doubling.
+_SPLITS = [(d, t) for d in range(8) for t in range(4) if t <= d]
+
+
+def gap_histogram(positions: Array) -> Histogram:
+    """The histogram of the gaps before ``positions`` (int64, strictly rising, from 0)."""
+    return Histogram.of(np.diff(positions, prepend=np.int64(-1)) - 1)
+
+
+def fillers_at(gaps: Histogram, width: int) -> int:
+    """How many fillers there are at a width of ``width`` bits: the sum of gap // (2**width - 1)."""
+    return int((gaps.values // ((1 << width) - 1)) @ gaps.counts)
+
+
+def best_width(gaps: Histogram, beside: int = 0) -> int:
+    """The width b, 1 to 32, at which (b + ``beside``) * (gaps + fillers) is smallest.
+
+    Parameters
+    ----------
+    gaps : Histogram
+    beside : int
+        Bits that a filler takes up in another stream: the width of a code in the paper's layout,
+        0 in ours.
+    """
+    n = gaps.total
+    most = int(gaps.values[-1]).bit_length() + 1 if n else 1
+    widths = range(1, min(most, MAX_WIDTH) + 1)
+    return min(widths, key=lambda b: (b + beside) * (n + fillers_at(gaps, b)))
+
+
+def _encode_fillers(positions: Array, gaps: Histogram) -> Stream:
+    width = best_width(gaps)
+    entries = positions.size + fillers_at(gaps, width)
+    body = bytes([width]) + bitpack.pack_gaps(positions, width, entries).tobytes()
+    return Stream(FILLERS, CODERS.get("fixed").id, body, 1)
+
+
+def _tokens_of(gaps: Histogram, direct: int, top: int) -> tuple[Array, int] | None:
+    """Counts of the tokens, and the number of raw bits; None if they do not fit in a byte."""
+    values = gaps.values
+    exponents = np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
+    far = values >= 1 << direct
+    low = np.where(far, exponents - top, 0)
+    mantissa = (values >> low) & ((1 << top) - 1)
+    tokens = np.where(far, (1 << direct) + ((exponents - direct) << top) + mantissa, values)
+    last = int(tokens[-1])
+    if last >= ALPHABET:
+        return None
+    counts = np.zeros(ALPHABET, np.int64)
+    np.add.at(counts, tokens, gaps.counts)
+    return counts, int(low @ gaps.counts)
+
+
+def _best_split(gaps: Histogram, coder: EntropyCoder[Any]) -> tuple[int, int, Array, int]:
+    """The split of the smallest stream: (direct, top, counts of tokens, raw bits)."""
+    splits: list[tuple[int, int, int, Array, int]] = []
+    for direct, top in _SPLITS:
+        if direct and 1 << (direct - 1) > gaps.values[-1]:
+            continue  # every gap is direct already with one bit less
+        found = _tokens_of(gaps, direct, top)
+        if found is not None:
+            counts, raw_bits = found
+            table = coder.fit(counts)
+            size = coder.bits(counts, table) + raw_bits + 8 * len(coder.write_table(table))
+            splits.append((size, direct, top, counts, raw_bits))
+    _, direct, top, counts, raw_bits = min(splits, key=lambda split: split[:3])
+    return direct, top, counts, raw_bits
+
+
+def _encode_tokens(positions: Array, gaps: Histogram, coder: EntropyCoder[Any]) -> Stream:
+    direct, top, counts, raw_bits = _best_split(gaps, coder)
+    tokens, raw = bitpack.split_gaps(positions, direct, top, raw_bits)
+    head = bytes([direct | top << 4]) + varint(raw.size)
+    stream = encode_symbols(tokens, counts, coder, layout=TOKENS, head=head + raw.tobytes())
+    return Stream(stream.layout, stream.coder, stream.body, stream.table_bytes - raw.size)
+
+
+def encode_positions(
+    positions: Array, coder: EntropyCoder[Any], beside: int = 0
+) -> tuple[Stream, Histogram]:
+    """Write positions the smallest way.
+
+    Parameters
+    ----------
+    positions : int64 array, shape (n,)
+        Strictly rising, from 0.
+    coder : EntropyCoder
+        Of the tokens; with ``fixed`` the layout is ``FILLERS``.
+    beside : int
+        Bytes of the tensor's other streams. A reader refuses more than
+        4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory;
+        where all gaps are equal and so are all codes, the layout is ``FILLERS``, which spends a bit.
+
+    Returns
+    -------
+    stream : Stream
+    gaps : Histogram
+    """
+    gaps = gap_histogram(positions)
+    if not positions.size:
+        return EMPTY, gaps
+    streams = [_encode_fillers(positions, gaps)]
+    if coder.id != streams[0].coder:
+        tokens = _encode_tokens(positions, gaps, coder)
+        if positions.size <= FREE + 8 * (beside + len(tokens.body)):
+            streams.append(tokens)
+    return smallest(streams), gaps
+
+
+def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[Array, int]:
+    """Read ``n`` positions below ``size`` (int64), and the bytes of tables and parameters.
+
+    The caller has bounded ``n``: an int64 array of that many is made.
+    """
+    if not n:
+        read_empty(method, body)
+        return np.zeros(0, np.int64), 0
+    layout, number = split_method(method)
+    cursor = Cursor(body)
+    if layout == FILLERS and number == CODERS.get("fixed").id:
+        width = cursor.u8("gap width")
+        if not 1 <= width <= MAX_WIDTH:
+            raise CorruptFile(f"gap width is {width}, not 1 to {MAX_WIDTH}")
+        data = np.frombuffer(cursor.rest(), np.uint8)
+        positions, status = bitpack.unpack_gaps(data, n, width, size)
+        tables = 1
+    elif layout == TOKENS:
+        split = cursor.u8("gap split")
+        direct, top = split & 15, split >> 4
+        if direct > 7 or top > direct:
+            raise CorruptFile(f"gap split is {direct}, {top}; {top} <= {direct} <= 7 does not hold")
+        raw = np.frombuffer(cursor.take(cursor.varint("raw bytes"), "raw bits"), np.uint8)
+        tables = cursor.at - raw.size
+        tokens, table_bytes = decode_symbols(cursor, number, n, ALPHABET)
+        tables += table_bytes
+        positions, status = bitpack.join_gaps(tokens, raw, direct, top, size)
+    else:
+        raise CorruptFile(f"layout {layout} of positions with coder {number} is not known")
+    if status == bitpack.SHORT:
+        raise TruncatedFile(f"the gaps end before the last of {n} positions")
+    if status == bitpack.RANGE:
+        raise CorruptFile(f"a gap leads outside the tensor's {size} elements")
+    if status != bitpack.OK:
+        raise CorruptFile(f"bits follow the last of {n} positions")
+    return positions, tables

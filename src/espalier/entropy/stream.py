@@ -1,0 +1,118 @@
+"""One stream of a tensor, and the choice between ways of writing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
+from espalier.entropy.cursor import Cursor
+from espalier.entropy.histogram import Histogram
+from espalier.errors import CorruptFile
+
+Array = NDArray[Any]
+
+RAW = 0
+"""Coder id of a stream that no entropy coder wrote."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A stream as it lies in a file.
+
+    Attributes
+    ----------
+    layout : int
+        How values became symbols, 0 to 15; what it means depends on the stream.
+    coder : int
+        ``id`` of the coder of the symbols, or 0 for none.
+    body : bytes
+        Tables, parameters and payload.
+    table_bytes : int
+        How many of ``body`` are tables and parameters.
+    """
+
+    layout: int
+    coder: int
+    body: bytes
+    table_bytes: int = 0
+
+    @property
+    def method(self) -> int:
+        """The byte that stands for layout and coder in the directory."""
+        return self.layout << 4 | self.coder
+
+    @property
+    def name(self) -> str:
+        """The coder's name, or ``"raw"``."""
+        return "raw" if self.coder == RAW else coder_by_id(self.coder).name
+
+
+EMPTY = Stream(0, RAW, b"")
+"""The stream of no symbols."""
+
+
+def smallest(streams: list[Stream]) -> Stream:
+    """The stream of the fewest bytes; the earliest among equals."""
+    return min(streams, key=lambda stream: len(stream.body))
+
+
+def candidates(coder: EntropyCoder[Any]) -> list[EntropyCoder[Any]]:
+    """The coders to try for a stream: fixed width, and the one that was asked for."""
+    fixed = CODERS.make("fixed")
+    return [fixed] if coder.id == fixed.id else [fixed, coder]
+
+
+def encode_symbols(
+    symbols: Array, counts: Array, coder: EntropyCoder[Any], *, layout: int = 0, head: bytes = b""
+) -> Stream:
+    """``head``, table and payload of ``symbols``, whose histogram is ``counts``, in one stream."""
+    table = coder.fit(counts)
+    written = coder.write_table(table)
+    body = b"".join((head, written, coder.encode(symbols, table)))
+    return Stream(layout, coder.id, body, len(head) + len(written))
+
+
+def decode_symbols(cursor: Cursor, number: int, n: int, alphabet: int) -> tuple[Array, int]:
+    """Read table and payload to the end of ``cursor``: the symbols, and the table's bytes."""
+    coder = coder_by_id(number)
+    start = cursor.at
+    table = coder.read_table(cursor, alphabet)
+    table_bytes = cursor.at - start
+    return coder.decode(cursor.rest(), n, table), table_bytes
+
+
+def split_method(method: int) -> tuple[int, int]:
+    """Layout and coder id of a method byte."""
+    return method >> 4, method & 15
+
+
+def read_empty(method: int, body: memoryview) -> None:
+    """Check the stream of no symbols."""
+    if method or len(body):
+        raise CorruptFile(f"{len(body)} bytes by method {method:#04x} for no symbols at all")
+
+
+def encode_codes(codes: Array, levels: int, coder: EntropyCoder[Any]) -> tuple[Stream, Histogram]:
+    """Write the codes of shared weights, each below ``levels``, the smallest way."""
+    histogram = Histogram.of(codes)
+    if not codes.size:
+        return EMPTY, histogram
+    counts = histogram.dense(levels)
+    return smallest([encode_symbols(codes, counts, c) for c in candidates(coder)]), histogram
+
+
+def decode_codes(method: int, body: memoryview, n: int, levels: int) -> tuple[Array, int]:
+    """Read ``n`` codes below ``levels``: the codes (uint8 or uint16), and the table's bytes."""
+    if not n:
+        read_empty(method, body)
+        return np.zeros(0, np.uint8 if levels <= 256 else np.uint16), 0
+    layout, number = split_method(method)
+    if layout:
+        raise CorruptFile(f"layout {layout} of codes is not known; known is 0")
+    if not levels:
+        raise CorruptFile(f"{n} codes into a codebook of no levels")
+    return decode_symbols(Cursor(body), number, n, levels)

@@ -1,0 +1,391 @@
+"""Canonical, length-limited Huffman coding: code lengths, tables, and the two inner loops.
+
+A stream of n symbols is split into S = ``substreams(n)`` runs of consecutive symbols, coded apart:
+1 for a small n, so that a tiny layer pays nothing, otherwise 8 for each 2**20 symbols begun. Eight
+runs decoded in turn hide the latency of the table look-up behind each other; further blocks can be
+handed to further threads, and change no byte.
+
+Code words are written least significant bit first with their bits reversed, so that the decoder's
+table is indexed by the low bits of an unaligned 64-bit load.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from espalier.kernels.bitpack import OK, SHORT, SLACK, TRAILING, load64, peek, store64
+
+Array = NDArray[Any]
+
+LANES = 8
+"""Runs of a block, decoded in turn by one thread."""
+BLOCK = 1 << 20
+"""Symbols of a block at most."""
+SPLIT_FROM = 1 << 14
+"""Number of symbols from which a stream is split at all."""
+MAX_LENGTH = 16
+"""Longest code word, in bits, that a table may hold."""
+
+
+def substreams(n: int) -> int:
+    """S, the number of runs that a stream of ``n`` symbols is split into."""
+    return 1 if n < SPLIT_FROM else LANES * -(-n // BLOCK)
+
+
+def run_starts(n: int) -> Array:
+    """Where each run starts, and ``n``: run j has n // S symbols, and one more if j < n mod S."""
+    s = substreams(n)
+    j = np.arange(s + 1, dtype=np.int64)
+    return j * (n // s) + np.minimum(j, n % s)
+
+
+# ---------------------------------------------------------------- code lengths
+
+
+@njit(cache=True, nogil=True)
+def _package_merge(weights: Array, limit: int, lengths: Array) -> None:
+    n = weights.size
+    width = 2 * n
+    is_leaf = np.zeros((limit, width), np.bool_)
+    sizes = np.zeros(limit, np.int64)
+    previous = np.empty(width, np.int64)
+    current = np.empty(width, np.int64)
+    count = 0
+    for level in range(limit):
+        packages = count // 2
+        leaf = 0
+        package = 0
+        m = 0
+        while leaf < n or package < packages:
+            take_leaf = package >= packages
+            if leaf < n and package < packages:
+                merged = previous[2 * package] + previous[2 * package + 1]
+                take_leaf = weights[leaf] <= merged
+            if take_leaf:
+                current[m] = weights[leaf]
+                is_leaf[level, m] = True
+                leaf += 1
+            else:
+                current[m] = previous[2 * package] + previous[2 * package + 1]
+                package += 1
+            m += 1
+        sizes[level] = m
+        count = m
+        previous, current = current, previous
+    take = 2 * n - 2
+    for level in range(limit - 1, -1, -1):
+        leaves = 0
+        for i in range(take):
+            if is_leaf[level, i]:
+                leaves += 1
+        for i in range(leaves):
+            lengths[i] += 1
+        take = 2 * (take - leaves)
+
+
+def code_lengths(counts: Array, limit: int) -> Array:
+    """Lengths of the best prefix code with no code word longer than ``limit`` bits.
+
+    Minimises sum of counts * lengths subject to sum of 2**-length = 1 and length <= limit, by
+    package-merge. Symbols of equal count are taken in rising order, so the result is unique.
+
+    Parameters
+    ----------
+    counts : integer array, shape (alphabet,)
+        How often each symbol occurs; 0 leaves it out.
+    limit : int
+        At least log2 of the number of symbols that occur, at most 16.
+
+    Returns
+    -------
+    uint8 array, shape (alphabet,)
+        0 for a symbol that does not occur. A lone symbol has length 0 too: it takes no bits.
+
+    Examples
+    --------
+    >>> code_lengths(np.array([5, 1, 0, 2, 8]), 12).tolist()
+    [2, 3, 0, 3, 1]
+
+    References
+    ----------
+    Larmore and Hirschberg 1990, "A fast algorithm for optimal length-limited Huffman codes".
+    """
+    used = np.flatnonzero(counts)
+    lengths = np.zeros(counts.size, np.uint8)
+    if used.size < 2:
+        return lengths
+    order = used[np.argsort(counts[used], kind="stable")]
+    found = np.zeros(used.size, np.uint8)
+    _package_merge(counts[order].astype(np.int64), limit, found)
+    lengths[order] = found
+    return lengths
+
+
+def code_lengths_reference(counts: list[int], limit: int) -> list[int]:
+    """:func:`code_lengths` in plain Python: packages are lists of the symbols in them."""
+    leaves = sorted((c, [s]) for s, c in enumerate(counts) if c)
+    lengths = [0] * len(counts)
+    if len(leaves) < 2:
+        return lengths
+    merged: list[tuple[int, list[int]]] = []
+    for _ in range(limit):
+        pairs = zip(merged[0::2], merged[1::2], strict=False)
+        packages = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs]
+        merged = sorted(leaves + packages, key=lambda item: item[0])  # stable: leaves first
+    for _, symbols in merged[: 2 * len(leaves) - 2]:
+        for s in symbols:
+            lengths[s] += 1
+    return lengths
+
+
+# ---------------------------------------------------------------- code words and tables
+
+
+@njit(cache=True, nogil=True)
+def _code_words(lengths: Array, words: Array) -> None:
+    totals = np.zeros(MAX_LENGTH + 2, np.int64)
+    for s in range(lengths.size):
+        totals[lengths[s] + 1] += 1
+    totals[1] = 0
+    following = np.zeros(MAX_LENGTH + 2, np.int64)
+    for length in range(1, MAX_LENGTH + 1):
+        following[length] = (following[length - 1] + totals[length]) << 1
+    for s in range(lengths.size):
+        length = np.int64(lengths[s])
+        if length:
+            word = following[length]
+            following[length] += 1
+            reverse = np.int64(0)
+            for _ in range(length):
+                reverse = (reverse << 1) | (word & 1)
+                word >>= 1
+            words[s] = reverse
+
+
+def code_words(lengths: Array) -> Array:
+    """Canonical code words, bits reversed: shorter ones first, then by symbol, counting up.
+
+    The code words of RFC 1951, section 3.2.2. ``lengths`` must satisfy Kraft's equality.
+
+    Returns
+    -------
+    uint32 array, shape (alphabet,)
+
+    Examples
+    --------
+    >>> [f"{w:b}" for w in code_words(np.array([2, 3, 0, 3, 1], np.uint8))]  # 10, 110, -, 111, 0
+    ['1', '11', '0', '111', '0']
+    """
+    words = np.zeros(lengths.size, np.uint32)
+    _code_words(lengths, words)
+    return words
+
+
+@njit(cache=True, nogil=True)
+def _decode_table(lengths: Array, words: Array, table: Array) -> None:
+    for s in range(lengths.size):
+        length = np.int64(lengths[s])
+        if length:
+            entry = (np.uint32(s) << np.uint32(8)) | np.uint32(length)
+            for index in range(np.int64(words[s]), table.size, np.int64(1) << length):
+                table[index] = entry
+
+
+def decode_table(lengths: Array) -> Array:
+    """The look-up table of a complete code: indexed by the next bits, symbol << 8 | length.
+
+    Returns
+    -------
+    array, shape (2**max(lengths),)
+        uint16 for an alphabet of at most 256 symbols, else uint32.
+    """
+    wide = lengths.size > 256
+    table = np.zeros(1 << int(lengths.max()), np.uint32 if wide else np.uint16)
+    _decode_table(lengths, code_words(lengths), table)
+    return table
+
+
+# ---------------------------------------------------------------- encoding
+
+
+@njit(cache=True, nogil=True)
+def _encode_run(symbols: Array, start: int, stop: int, codes: Array, out: Array, byte: int) -> int:
+    """Write one run from byte ``byte`` of ``out`` on; returns the byte after it."""
+    acc = np.uint64(0)
+    filled = np.uint64(0)
+    low = np.uint64(31)
+    shift = np.uint64(5)
+    i = start
+    # Three code words of at most 16 bits and 7 bits left over fit in 64. They are joined to each
+    # other before they are joined to the accumulator, which keeps its chain of dependences short.
+    while i + 3 <= stop:
+        a = np.uint64(codes[symbols[i]])
+        b = np.uint64(codes[symbols[i + 1]])
+        c = np.uint64(codes[symbols[i + 2]])
+        i += 3
+        la = a & low
+        lab = la + (b & low)
+        joined = (a >> shift) | ((b >> shift) << la) | ((c >> shift) << lab)
+        acc |= joined << filled
+        filled += lab + (c & low)
+        store64(out, byte, acc)
+        byte += np.int64(filled >> np.uint64(3))
+        acc >>= filled & np.uint64(56)
+        filled &= np.uint64(7)
+    while i < stop:
+        a = np.uint64(codes[symbols[i]])
+        i += 1
+        acc |= (a >> shift) << filled
+        filled += a & low
+        store64(out, byte, acc)
+        byte += np.int64(filled >> np.uint64(3))
+        acc >>= filled & np.uint64(56)
+        filled &= np.uint64(7)
+    return byte + np.int64((filled + np.uint64(7)) >> np.uint64(3))
+
+
+@njit(cache=True, nogil=True)
+def _encode(symbols: Array, starts: Array, codes: Array, out: Array, ends: Array) -> None:
+    byte = np.int64(0)
+    for j in range(starts.size - 1):
+        byte = _encode_run(symbols, starts[j], starts[j + 1], codes, out, byte)
+        ends[j] = byte
+
+
+def encode(symbols: Array, lengths: Array, bits: int) -> tuple[Array, Array]:
+    """Write the code words of ``symbols``, run after run, each run from a byte of its own on.
+
+    Parameters
+    ----------
+    symbols : uint8 or uint16 array, shape (n,)
+        Each less than the alphabet, and of length > 0.
+    lengths : uint8 array, shape (alphabet,)
+    bits : int
+        Sum of the code lengths of the symbols, which sizes the output.
+
+    Returns
+    -------
+    data : uint8 array
+    ends : int64 array, shape (S,)
+        The byte after each run.
+    """
+    starts = run_starts(symbols.size)
+    out = np.zeros((bits + 7) // 8 + starts.size + SLACK, np.uint8)
+    ends = np.empty(starts.size - 1, np.int64)
+    codes = (code_words(lengths) << np.uint32(5)) | lengths
+    _encode(np.ascontiguousarray(symbols), starts, codes, out, ends)
+    return out[: ends[-1]], ends
+
+
+def encode_reference(symbols: list[int], lengths: Array) -> tuple[bytes, list[int]]:
+    """:func:`encode` in plain Python."""
+    words = code_words(lengths).tolist()
+    starts = run_starts(len(symbols)).tolist()
+    data = b""
+    ends: list[int] = []
+    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        word = bits = 0
+        for s in symbols[start:stop]:
+            word |= words[s] << bits
+            bits += int(lengths[s])
+        data += word.to_bytes((bits + 7) // 8, "little")
+        ends.append(len(data))
+    return data, ends
+
+
+# ---------------------------------------------------------------- decoding
+
+
+@njit(cache=True, nogil=True)
+def _decode_tail(buffer: Array, bit: int, table: Array, out: Array, i: int, stop: int) -> int:
+    """The last symbols of a run, with no load past the buffer; returns the bit after them."""
+    mask = np.uint64(table.size - 1)
+    limit = np.int64(8) * buffer.size
+    while i < stop and bit < limit:
+        entry = table[np.int64(peek(buffer, bit) & mask)]
+        out[i] = entry >> 8
+        bit += np.int64(entry & 255)
+        i += 1
+    # Past the buffer's end nothing more is read; the check of where the run ends then fails.
+    return bit if i == stop else np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _decode_three(buffer: Array, bit: int, table: Array, mask: int, out: Array, i: int) -> int:
+    """Three symbols from one load: 3 * 16 + 7 <= 64; returns the bit after them."""
+    word = load64(buffer, bit >> 3) >> np.uint64(bit & 7)
+    entry = np.uint64(table[np.int64(word & mask)])
+    out[i] = entry >> np.uint64(8)
+    used = entry & np.uint64(255)
+    word >>= used
+    entry = np.uint64(table[np.int64(word & mask)])
+    out[i + 1] = entry >> np.uint64(8)
+    length = entry & np.uint64(255)
+    used += length
+    word >>= length
+    entry = np.uint64(table[np.int64(word & mask)])
+    out[i + 2] = entry >> np.uint64(8)
+    used += entry & np.uint64(255)
+    return bit + np.int64(used)
+
+
+@njit(cache=True, nogil=True)
+def _decode(buffer: Array, ends: Array, starts: Array, table: Array, out: Array) -> int:
+    mask = np.uint64(table.size - 1)
+    safe = np.int64(8) * (np.int64(buffer.size) - 8)
+    for j in range(starts.size - 1):
+        bit = np.int64(0) if j == 0 else np.int64(8) * ends[j - 1]
+        i = starts[j]
+        stop = starts[j + 1]
+        while i + 3 <= stop and bit <= safe:
+            bit = _decode_three(buffer, bit, table, mask, out, i)
+            i += 3
+        bit = _decode_tail(buffer, bit, table, out, i, stop)
+        if bit < 0 or bit > 8 * ends[j]:
+            return SHORT
+        if bit <= 8 * (ends[j] - 1):
+            return TRAILING
+        if bit & 7 and buffer[ends[j] - 1] >> (bit & 7):
+            return TRAILING
+    return OK
+
+
+def decode(buffer: Array, n: int, ends: Array, lengths: Array) -> tuple[Array, int]:
+    """Read ``n`` symbols: the inverse of :func:`encode`, and a status.
+
+    Parameters
+    ----------
+    buffer : uint8 array
+    n : int
+        At most ``8 * buffer.size``, since every symbol takes a bit at least.
+    ends : int64 array, shape (S,)
+        The byte after each run; rising, the last one ``buffer.size``.
+    lengths : uint8 array, shape (alphabet,)
+        A complete code: Kraft's sum is 1.
+    """
+    out = np.empty(n, np.uint16 if lengths.size > 256 else np.uint8)
+    status = _decode(buffer, ends, run_starts(n), decode_table(lengths), out)
+    return out, status
+
+
+def decode_reference(buffer: bytes, n: int, ends: list[int], lengths: Array) -> list[int]:
+    """:func:`decode` in plain Python, for a stream that is known to be whole."""
+    words = code_words(lengths).tolist()
+    by_code = {(int(ln), words[s]): s for s, ln in enumerate(lengths) if ln}
+    starts = run_starts(n).tolist()
+    symbols: list[int] = []
+    begin = 0
+    for end, start, stop in zip(ends, starts[:-1], starts[1:], strict=True):
+        word = int.from_bytes(buffer[begin:end], "little")
+        for _ in range(stop - start):
+            length = 1
+            while (length, word & ((1 << length) - 1)) not in by_code:
+                length += 1
+            symbols.append(by_code[length, word & ((1 << length) - 1)])
+            word >>= length
+        begin = end
+    return symbols
