@@ -14,7 +14,6 @@ from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_bits
 from espalier.parametrization import (
     LatentSharedWeight,
-    SharedWeight,
     codes_dtype,
     current,
     mask_of,
@@ -22,7 +21,7 @@ from espalier.parametrization import (
 )
 from espalier.quantize.quantizer import Quantized
 from espalier.quantize.quantizers.kmeans import KMeans
-from espalier.targets import Skipped, Target, refuse_nonfinite, select
+from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite, select
 
 Bits = int | Mapping[str, int | None]
 
@@ -42,38 +41,50 @@ class SharedLayer:
     sse: float
 
 
+@dataclass(frozen=True)
 class ShareReport:
-    """Every layer that shares its weights now, and every layer that does not, with the reason.
+    """Every layer that shares its weights now, and every layer that does not, with the reason."""
 
-    Where the codes are to be refreshed while training, call :meth:`step` after each optimizer step.
+    layers: tuple[SharedLayer, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class Refresher:
+    """Assign weights to their nearest centroids again, every ``every`` steps of the user's loop.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With weights shared by ``share(..., refreshable=True)``: their dense values go on training
+        behind the codebook, straight through.
+    every : int
+        Steps between two assignments.
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> model = torch.nn.Linear(64, 64)
+    >>> _ = espalier.share(model, bits=2, refreshable=True)
+    >>> refresher = espalier.Refresher(model, every=100)
+    >>> refresher.step()  # after optimizer.step()
+    0
     """
 
-    def __init__(
-        self,
-        layers: tuple[SharedLayer, ...],
-        skipped: tuple[Skipped, ...],
-        targets: tuple[Target, ...],
-        refresh_every: int,
-    ) -> None:
-        self.layers, self.skipped = layers, skipped
-        self.refresh_every = refresh_every
-        self.steps_done = 0
-        self._targets = targets
+    def __init__(self, model: nn.Module, every: int) -> None:
+        if every < 1:
+            raise InvalidArgument(f"every must be at least 1, not {every}")
+        found = [(target, current(target)) for target in find_targets(model)]
+        self._shared = [(t, held) for t, held in found if isinstance(held, LatentSharedWeight)]
+        if not self._shared:
+            raise InvalidArgument("no weight of the model is shared with refreshable=True")
+        self.every, self.steps_done = every, 0
 
     def step(self) -> int:
-        """Count one optimizer step; every ``refresh_every`` assign all codes again.
-
-        Returns the number of weights that changed their centroid.
-        """
+        """Count one optimizer step; return how many weights changed their centroid."""
         self.steps_done += 1
-        if not self.refresh_every or self.steps_done % self.refresh_every:
+        if self.steps_done % self.every:
             return 0
-        changed = 0
-        for target in self._targets:
-            held = current(target)
-            if isinstance(held, LatentSharedWeight):
-                changed += held.refresh(target.latent)
-        return changed
+        return sum(held.refresh(target.latent) for target, held in self._shared)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the model's own state."""
@@ -92,7 +103,7 @@ def share(
     init: str | None = None,
     solver: str | None = None,
     iterations: int = 300,
-    refresh_every: int = 0,
+    refreshable: bool = False,
     importance: Mapping[nn.Parameter, Tensor] | None = None,
     seed: int = 0,
 ) -> ShareReport:
@@ -118,9 +129,9 @@ def share(
         initialisation), ``"lloyd"``, ``"exact"``.
     iterations : int
         Bound for Lloyd's algorithm.
-    refresh_every : int
-        0: the assignment stays fixed, as in the paper. n: the dense weights go on training behind the
-        codebook, and :meth:`ShareReport.step` assigns them again every n steps.
+    refreshable : bool
+        False: the assignment stays fixed, as in the paper. True: the dense weights go on training
+        behind the codebook, and a :class:`Refresher` assigns them again every n steps.
     importance : mapping of parameter to Tensor, optional
         Weights of the squares, for example from :func:`espalier.diagonal_fisher` (Choi et al. 2017).
     seed : int
@@ -144,8 +155,6 @@ def share(
     >>> model.weight.unique().numel()
     16
     """
-    if refresh_every < 0:
-        raise InvalidArgument(f"refresh_every must not be negative, not {refresh_every}")
     chosen, skipped = select(model, Lookup(bits, "bits", check_bits))
     for target, _ in chosen:
         refuse_nonfinite(target, target.value)
@@ -156,11 +165,10 @@ def share(
         results.append((target, b, *_fit(target, quantizer, weights)))
     layers = []
     for target, b, quantized, kept in results:
-        sse = _put(target, quantized, kept, latent=refresh_every > 0)
+        sse = _put(target, quantized, kept, latent=refreshable)
         n, levels = target.value.numel(), int(quantized.codebook.size)
         layers.append(SharedLayer(target.name, b, n, int(quantized.codes.size), levels, sse))
-    targets = tuple(target for target, _ in chosen)
-    return ShareReport(tuple(layers), tuple(skipped), targets, refresh_every)
+    return ShareReport(tuple(layers), tuple(skipped))
 
 
 def _fit(
@@ -229,4 +237,4 @@ def share_layerwise(model: nn.Module, bits: Bits, **options: Any) -> Iterator[Sh
             parameter.requires_grad_(True)
 
 
-__all__ = ["ShareReport", "SharedLayer", "SharedWeight", "share", "share_layerwise"]
+__all__ = ["Refresher", "ShareReport", "SharedLayer", "share", "share_layerwise"]

@@ -1,0 +1,246 @@
+"""What a recipe may say. Everything is checked before anything runs.
+
+.. code-block:: yaml
+
+    model: espalier.zoo:lenet300
+    data: espalier.zoo:mnist
+    holdout: 5000
+    seed: 0
+    stages:
+      - train: {epochs: 20, lr: 2e-3}
+      - prune: {density: {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}}
+      - retrain: {epochs: 20, lr: 1e-3}
+      - share: {bits: 6}
+      - fine_tune: {epochs: 5, lr: 1e-4}
+      - evaluate: {split: test, name: compressed}
+      - save: {path: model.esp}
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from espalier.errors import InvalidArgument
+
+_Fraction = Annotated[float, Field(gt=0, le=1)]
+_Density = _Fraction | dict[str, _Fraction | None]
+_Quality = Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)] | None]
+_Bits = Annotated[int, Field(ge=1, le=16)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GradualPrune(_Strict):
+    """Pruning while training: the schedule counts in epochs here, and in steps in ``Pruner``."""
+
+    density: _Density
+    schedule: Literal["rounds", "cubic", "surgery"] = "cubic"
+    epochs: Annotated[float, Field(gt=0)]
+    """From the first cut to the last."""
+    every: Annotated[int, Field(ge=1)] = 100
+    """Steps between two cuts (cubic, surgery)."""
+    rounds: Annotated[int, Field(ge=1)] = 5
+    criterion: str = "magnitude"
+    scope: Literal["layer", "global"] = "layer"
+    samples: Annotated[int, Field(ge=1)] = 1024
+    """For second-order criteria: how many training samples to look at."""
+
+
+class Train(_Strict):
+    """``train``, ``retrain``, ``fine_tune``: the fields of :class:`espalier.training.Settings`."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    augment: Literal["shift", "flip", "shift-flip"] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    choose: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    prune: GradualPrune | None = None
+    refresh_every: Annotated[int, Field(ge=0)] = 0
+    """Assign shared weights again every so many steps; needs ``share: {refreshable: true}``."""
+
+
+class Prune(_Strict):
+    """``prune``: masks at once, as :func:`espalier.prune` sets them."""
+
+    density: _Density | None = None
+    quality: _Quality | None = None
+    criterion: str | None = None
+    scope: Literal["layer", "global"] = "layer"
+    samples: Annotated[int, Field(ge=1)] = 1024
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Prune:
+        if (self.density is None) == (self.quality is None):
+            raise ValueError("give either density or quality")
+        return self
+
+
+class Share(_Strict):
+    """``share``: codebooks, as :func:`espalier.share` makes them."""
+
+    bits: _Bits | dict[str, _Bits | None]
+    init: str | None = None
+    solver: str | None = None
+    refreshable: bool = False
+    layerwise: Train | None = None
+    """Share one layer after another, and train like this after each."""
+
+
+class Evaluate(_Strict):
+    """``evaluate``: error and loss, kept in the results under ``name``."""
+
+    split: Literal["held_out", "test"] = "held_out"
+    name: str
+
+
+class Save(_Strict):
+    """``save``: the file, read back and compared bit for bit before the stage counts as done."""
+
+    path: str
+    coder: str = "huffman"
+
+    @model_validator(mode="after")
+    def _inside(self) -> Save:
+        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
+            raise ValueError(f"path {self.path!r} must lie inside the run folder")
+        return self
+
+
+STAGES: dict[str, type[_Strict]] = {
+    "train": Train,
+    "prune": Prune,
+    "retrain": Train,
+    "share": Share,
+    "fine_tune": Train,
+    "evaluate": Evaluate,
+    "save": Save,
+}
+
+
+class Stage(_Strict):
+    """One entry of ``stages``: a name, and what that stage takes."""
+
+    kind: str
+    options: Train | Prune | Share | Evaluate | Save
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError("a stage is written NAME: {OPTION: VALUE, ...}")
+        ((kind, options),) = value.items()
+        if kind not in STAGES:
+            raise ValueError(f"no stage is called {kind!r}; known are {', '.join(STAGES)}")
+        return {"kind": kind, "options": STAGES[kind].model_validate(options or {})}
+
+
+class Recipe(_Strict):
+    """A whole run: a model, its data, and the stages."""
+
+    model: str
+    """``package.module:function`` that builds the network."""
+    model_options: dict[str, Any] = {}
+    weights: str | None = None
+    """A checkpoint to start from: ``.esp``, ``.safetensors``, ``.pt``, ``.npz``."""
+    data: str
+    """``package.module:function`` that gives a :class:`espalier.zoo.DataSet`, or (train, test)."""
+    data_options: dict[str, Any] = {}
+    holdout: Annotated[int, Field(ge=0)] = 0
+    """How many training samples to hold out for every choice that is made on the way."""
+    seed: int = 0
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe with all defaults filled in, as plain data."""
+        plain = self.model_dump(exclude={"stages"})
+        return plain | {"stages": [{s.kind: s.options.model_dump()} for s in self.stages]}
+
+
+def builtin_recipes() -> list[str]:
+    """Names of the recipes that come with Espalier."""
+    folder = resources.files("espalier.recipe") / "builtin"
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(source: str | Path, *, seed: int | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Parameters
+    ----------
+    source : path or str
+        A YAML file, or the name of a built-in recipe.
+    seed : int, optional
+        Takes the place of the recipe's own.
+
+    Raises
+    ------
+    InvalidArgument
+        No such recipe, not YAML, or something in it is not as it should be; says where.
+    """
+    path = Path(source)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8", errors="replace")
+    elif str(source) in builtin_recipes():
+        text = (resources.files("espalier.recipe") / "builtin" / f"{source}.yaml").read_text("utf-8")
+    else:
+        built_in = ", ".join(builtin_recipes())
+        raise InvalidArgument(f"{source}: no such recipe file; built in are {built_in}")
+    return parse_recipe(text, str(source), seed=seed)
+
+
+def parse_recipe(text: str, where: str, *, seed: int | None = None) -> Recipe:
+    """A recipe from YAML text; ``where`` names it in messages."""
+    try:
+        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InvalidArgument(f"{where}{line}: not YAML ({problem})") from None
+    if not isinstance(plain, dict):
+        raise InvalidArgument(f"{where}: a recipe is a mapping, not {type(plain).__name__}")
+    if seed is not None:
+        plain["seed"] = seed
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as error:
+        raise InvalidArgument(f"{where}: {_first_problem(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number, as YAML 1.2 and every reader of a recipe does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors()
+    # Of the branches of a union only the deepest complaint says what the user meant.
+    first = max(problems, key=lambda p: len(p["loc"]))
+    where = ".".join(str(part) for part in first["loc"])
+    got = first.get("input")
+    shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}{more}"

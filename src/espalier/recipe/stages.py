@@ -1,0 +1,211 @@
+"""What each stage of a recipe does to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from espalier.errors import CorruptFile, InvalidArgument
+from espalier.parametrization import current, mask_of
+from espalier.pruning import Pruner, prune
+from espalier.pruning.fisher import Batches
+from espalier.quantize.share import Refresher, share, share_layerwise
+from espalier.recipe import schema
+from espalier.recipe.refs import Split
+from espalier.samples import Samples
+from espalier.targets import find_targets
+from espalier.torch_io import load, read_model, save
+from espalier.training.loop import Callback, History, Settings, train
+from espalier.training.metrics import evaluate, set_dropout
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works on. ``index``: its place in the recipe, from 0."""
+
+    model: nn.Module
+    split: Split
+    recipe: schema.Recipe
+    folder: Path
+    index: int
+    progress: Callable[[int, int, str], None] | None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where this stage keeps its epochs."""
+        return self.folder / f"stage-{self.index + 1:02d}.pt"
+
+    @property
+    def seed(self) -> int:
+        """A seed of this stage's own."""
+        return self.recipe.seed * 1000 + self.index
+
+
+def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
+    """Run one stage on ``context.model``; what it measured, as plain data."""
+    match stage.options:
+        case schema.Train() as options:
+            return _train(context, options, context.checkpoint)
+        case schema.Prune() as options:
+            return _prune(context, options)
+        case schema.Share() as options:
+            return _share(context, options)
+        case schema.Evaluate() as options:
+            return _evaluate(context, options)
+        case schema.Save() as options:
+            return _save(context, options)
+    raise InvalidArgument(f"no stage is called {stage.kind!r}")
+
+
+def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[str, Any]:
+    names = {f.name for f in fields(Settings)} - {"seed"}
+    settings = Settings(**options.model_dump(include=names), seed=context.seed)
+    if options.dropout is not None:
+        set_dropout(context.model, options.dropout)
+    callbacks: list[Callback] = []
+    if options.prune is not None:
+        callbacks.append(_pruner(context, options.prune, settings.batch_size))
+    if options.refresh_every:
+        callbacks.append(Refresher(context.model, options.refresh_every))
+    history = train(
+        context.model,
+        context.split.train,
+        settings,
+        held_out=context.split.held_out,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=context.progress,
+    )
+    return _trained(history) | {"density": _density(context.model)}
+
+
+def _trained(history: History) -> dict[str, Any]:
+    chosen = history.epochs[history.chosen]
+    return {
+        "chosen_epoch": history.chosen,
+        "held_out_error": chosen.error,
+        "held_out_loss": chosen.loss,
+        "epochs": [asdict(epoch) for epoch in history.epochs],
+    }
+
+
+def _pruner(context: Context, options: schema.GradualPrune, batch_size: int) -> Pruner:
+    data = context.split.train
+    per_epoch = len(data) // batch_size if isinstance(data, Samples) else len(data)
+    steps = max(1, round(options.epochs * per_epoch))
+    schedule: dict[str, Any] = {"steps": steps, "every": options.every}
+    if options.schedule == "rounds":
+        every = max(1, steps // max(1, options.rounds - 1))
+        schedule = {"rounds": options.rounds, "every": every}
+    return Pruner(
+        context.model,
+        options.density,
+        schedule=options.schedule,
+        criterion=options.criterion,
+        scope=options.scope,
+        batches=lambda: _samples(context, options.samples),
+        seed=context.seed,
+        **schedule,
+    )
+
+
+def _samples(context: Context, n: int) -> Batches:
+    """``n`` training samples, drawn by the stage's seed."""
+    data = context.split.train
+    if not isinstance(data, Samples):
+        return data
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(context.seed))
+    part = data.subset(order[:n])
+    return [(part.x, part.y)]
+
+
+def _prune(context: Context, options: schema.Prune) -> dict[str, Any]:
+    report = prune(
+        context.model,
+        options.density,
+        quality=options.quality,
+        criterion=options.criterion,
+        scope=options.scope,
+        batches=_samples(context, options.samples),
+        seed=context.seed,
+    )
+    return {
+        "density": report.density,
+        "layers": [asdict(layer) for layer in report.layers],
+        "skipped": [asdict(layer) for layer in report.skipped],
+    }
+
+
+def _share(context: Context, options: schema.Share) -> dict[str, Any]:
+    how: dict[str, Any] = {
+        "init": options.init,
+        "solver": options.solver,
+        "refreshable": options.refreshable,
+        "seed": context.seed,
+    }
+    if options.layerwise is None:
+        report = share(context.model, options.bits, **how)
+        return {
+            "layers": [asdict(layer) for layer in report.layers],
+            "skipped": [asdict(layer) for layer in report.skipped],
+        }
+    layers = []
+    for layer in share_layerwise(context.model, options.bits, **how):
+        # No checkpoint: what a resumed stage would find is a model with other layers shared.
+        trained = _train_layer(context, options.layerwise)
+        layers.append(asdict(layer) | {"held_out_error": trained["held_out_error"]})
+    return {"layers": layers, "skipped": []}
+
+
+def _train_layer(context: Context, options: schema.Train) -> dict[str, Any]:
+    names = {f.name for f in fields(Settings)} - {"seed"}
+    settings = Settings(**options.model_dump(include=names), seed=context.seed)
+    history = train(
+        context.model,
+        context.split.train,
+        settings,
+        held_out=context.split.held_out,
+        progress=context.progress,
+    )
+    return _trained(history)
+
+
+def _evaluate(context: Context, options: schema.Evaluate) -> dict[str, Any]:
+    data = context.split.test if options.split == "test" else context.split.held_out
+    if data is None:
+        raise InvalidArgument("evaluate: nothing is held out; set holdout, or evaluate on test")
+    metrics = evaluate(context.model, data)
+    return {"name": options.name, "split": options.split, "error": metrics.error} | asdict(metrics)
+
+
+def _density(model: nn.Module) -> float | None:
+    """Share of nonzero weights over all that are pruned or shared; None if none is."""
+    kept = elements = 0
+    for target in find_targets(model):
+        if current(target) is not None:
+            mask = mask_of(target)
+            elements += target.value.numel()
+            kept += target.value.numel() if mask is None else int(mask.sum())
+    return kept / elements if elements else None
+
+
+def _save(context: Context, options: schema.Save) -> dict[str, Any]:
+    path = context.folder / options.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger = save(context.model, path, coder=options.coder)
+    _check_saved(context.model, path)
+    return {"path": options.path, "coder": options.coder, "ledger": ledger.to_json()}
+
+
+def _check_saved(model: nn.Module, path: Path) -> None:
+    """The file must give back every tensor of the model, bit for bit."""
+    wanted, found = read_model(model).dense(), load(path)
+    for name, array in wanted.items():
+        bits = found[name].contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        if bits != array.tobytes():
+            raise CorruptFile(f"{path}: {name} is not what was saved")

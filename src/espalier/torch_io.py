@@ -1,0 +1,276 @@
+"""``nn.Module`` <-> :class:`CompressedModel`: everything is read off the model, and put back on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from espalier.container import Ledger, Reader, write
+from espalier.errors import InvalidArgument
+from espalier.parametrization import (
+    PRUNED,
+    Mask,
+    SharedWeight,
+    codes_dtype,
+    current,
+    finalize,
+    set_codes,
+    set_mask,
+)
+from espalier.state import (
+    Array,
+    Codebook,
+    CompressedModel,
+    CompressedTensor,
+    Dense,
+    Sparse,
+    SparseCodebook,
+    storage_dtype,
+)
+from espalier.targets import Target, find_targets, refuse_nonfinite
+
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        ["float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2"]
+        + ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+        + ["bool", "complex64", "complex128"]
+    )
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype in the file."""
+    try:
+        return _NAMES[dtype]
+    except KeyError:
+        raise InvalidArgument(f"tensors of {dtype} cannot be stored") from None
+
+
+def to_array(tensor: Tensor) -> tuple[str, Array]:
+    """``(dtype name, flat array in the storage dtype)``: the same bits, without a copy if it can be."""
+    name = dtype_name(tensor.dtype)
+    flat = tensor.detach().cpu().contiguous().flatten()
+    bits = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    return name, bits.view(storage_dtype(name))
+
+
+def to_tensor(array: Array, dtype: str) -> Tensor:
+    """The inverse of :func:`to_array`, in the array's shape."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if not flat.flags.writeable:
+        flat = flat.copy()
+    bits = torch.from_numpy(flat.view(np.uint8)) if flat.size else torch.empty(0, dtype=torch.uint8)
+    return bits.view(_DTYPES[dtype]).reshape(array.shape)
+
+
+def compressed_tensor(target: Target) -> CompressedTensor:
+    """The representation that a weight has now: shared, pruned, or plain."""
+    held = current(target)
+    match held:
+        case SharedWeight():
+            return _shared(target, held)
+        case Mask():
+            dtype, values = to_array(target.value)
+            # Not the nonzeros: a kept weight may be zero, and has its place all the same.
+            positions = np.flatnonzero(held.mask.cpu().numpy().reshape(-1)).astype(np.int64)
+            if positions.size == values.size:
+                return Dense(tuple(target.value.shape), dtype, values)
+            return Sparse(tuple(target.value.shape), dtype, positions, values[positions])
+    dtype, values = to_array(target.value)
+    return Dense(tuple(target.value.shape), dtype, values)
+
+
+def _shared(target: Target, held: SharedWeight) -> CompressedTensor:
+    dtype, codebook = to_array(held.centroids(target.latent))
+    codes = held.codes.cpu().numpy().reshape(-1).astype(np.int64)
+    positions = np.flatnonzero(codes != PRUNED)
+    used, codes = np.unique(codes[positions], return_inverse=True)  # centroids that lost all go
+    narrow = codes.astype(np.uint8 if used.size <= 256 else np.uint16)
+    codebook = codebook[used - 1]
+    shape = tuple(held.codes.shape)
+    if positions.size == held.codes.numel():
+        return Codebook(shape, dtype, narrow, codebook)
+    return SparseCodebook(shape, dtype, positions.astype(np.int64), narrow, codebook)
+
+
+def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> CompressedModel:
+    """Everything that a plain ``state_dict`` of ``model`` would hold, in compressed representation.
+
+    Raises
+    ------
+    InvalidArgument
+        A pruned or shared weight holds NaN or infinity (by name): training went wrong.
+    """
+    tensors: dict[str, CompressedTensor] = {}
+    aliases: dict[str, str] = {}
+    targets = {name: target for target in find_targets(model) for name in target.names}
+    for name, value in _plain_state(model).items():
+        target = targets.get(name)
+        if target is None:
+            dtype, values = to_array(value)
+            tensors[name] = Dense(tuple(value.shape), dtype, values)
+        elif name != target.name:
+            aliases[name] = target.name
+        else:
+            if current(target) is not None:
+                refuse_nonfinite(target, target.value)
+            if current(target) is None and target.obstacle:
+                dtype, values = to_array(value)
+                tensors[name] = Dense(tuple(value.shape), dtype, values)
+            else:
+                tensors[name] = compressed_tensor(target)
+    return CompressedModel(tensors, aliases, dict(metadata or {}))
+
+
+def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` that ``model`` would have with every parametrization removed.
+
+    A parametrized weight takes the place of its parametrization's entries, so that the order is that
+    of the plain module's own: parameters, then buffers.
+    """
+    plain: dict[str, Tensor] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for key, value in model.state_dict(keep_vars=True).items():
+        if key.endswith("_extra_state"):
+            raise InvalidArgument(f"{key}: extra state of a module is not a tensor; it cannot be saved")
+        head, mark, tail = key.rpartition("parametrizations.")
+        if not (mark and (not head or head.endswith("."))):
+            plain[key] = value
+            continue
+        attribute = tail.partition(".")[0]
+        if head + attribute not in plain:
+            plain[head + attribute] = getattr(modules[head.rstrip(".")], attribute)
+    return {name: value.detach() for name, value in plain.items()}
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    coder: str = "huffman",
+    metadata: Mapping[str, Any] | None = None,
+    force: bool = True,
+) -> Ledger:
+    """Write ``model`` to one ``.esp`` file: masks, codebooks, and everything that is not compressed.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Read, not changed.
+    path : path or binary file
+        A path appears whole or not at all.
+    coder : str
+        ``"huffman"``: canonical Huffman (Han et al. 2016, section 4). ``"fixed"``: fixed width, the
+        paper's stage before Huffman coding.
+    metadata : mapping, optional
+        JSON values to travel with the weights.
+    force : bool
+        Whether an existing file is replaced.
+
+    Returns
+    -------
+    Ledger
+        Measured bytes, tensor by tensor; they sum to the size of the file.
+
+    Examples
+    --------
+    >>> import torch, espalier, tempfile, os
+    >>> model = torch.nn.Linear(256, 256)
+    >>> _ = espalier.prune(model, density=0.1)
+    >>> _ = espalier.share(model, bits=5)
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.esp")
+    >>> ledger = espalier.save(model, path)
+    >>> ledger.file_bytes == os.path.getsize(path)
+    True
+    """
+    return write(read_model(model, metadata), path, coder=coder, force=force)
+
+
+def load(
+    path: str | os.PathLike[str] | BinaryIO,
+    into: nn.Module | None = None,
+    *,
+    strict: bool = True,
+    trainable: bool = False,
+) -> Any:
+    """Read an ``.esp`` file: as a plain ``state_dict``, or into a model.
+
+    Parameters
+    ----------
+    path : path or binary file
+    into : nn.Module, optional
+        Gets the weights, bit for bit, and is returned. Without it the result is a dict of tensors
+        in the order of the original ``state_dict``; tied names share one tensor.
+    strict : bool
+        Whether the file and the model must have the same names.
+    trainable : bool
+        With ``into``: put masks and codebooks on the model too, so that training can go on.
+        Otherwise the weights are plain.
+
+    Raises
+    ------
+    FormatError
+        The file is not whole, or not an ``.esp`` file.
+    InvalidArgument
+        Names or shapes do not fit the model; it is then as it was.
+    """
+    with Reader(path) as reader:
+        tensors = {name: reader.tensor(name) for name in reader.names() if name not in reader.aliases}
+        aliases = dict(reader.aliases)
+        order = list(reader.names())
+    dense = {name: to_tensor(t.dense(), t.dtype) for name, t in tensors.items()}
+    dense |= {alias: dense[name] for alias, name in aliases.items()}
+    state = {name: dense[name] for name in order}
+    if into is None:
+        return state
+    _check_fit(into, state, strict)
+    finalize(into)
+    into.load_state_dict(state, strict=strict)
+    if trainable:
+        for target in find_targets(into):
+            if target.name in tensors and not target.obstacle:
+                _parametrize(target, tensors[target.name])
+    return into
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Tensor], strict: bool) -> None:
+    plain = _plain_state(model)
+    wrong = [
+        f"{name} is {tuple(value.shape)} in the file and {tuple(plain[name].shape)} in the model"
+        for name, value in state.items()
+        if name in plain and value.shape != plain[name].shape
+    ]
+    if strict:
+        wrong += [f"{name} is only in the file" for name in state if name not in plain]
+        wrong += [f"{name} is only in the model" for name in plain if name not in state]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InvalidArgument("the file does not fit the model: " + "; ".join(wrong[:3]) + more)
+
+
+def _parametrize(target: Target, tensor: CompressedTensor) -> None:
+    """Put the mask or the codebook of ``tensor`` on a weight that already has its values."""
+    device = target.latent.device
+    match tensor:
+        case Sparse():
+            mask = torch.zeros(tensor.size, dtype=torch.bool)
+            mask[torch.from_numpy(tensor.positions)] = True
+            set_mask(target, mask.view(tensor.shape).to(device))
+        case Codebook() | SparseCodebook():
+            codes = torch.zeros(tensor.size, dtype=torch.int32)
+            found = torch.from_numpy(tensor.codes.astype(np.int32)) + 1
+            if isinstance(tensor, SparseCodebook):
+                codes[torch.from_numpy(tensor.positions)] = found
+            else:
+                codes = found
+            codebook = to_tensor(tensor.codebook, tensor.dtype).to(target.latent)
+            narrow = codes.view(tensor.shape).to(device, codes_dtype(codebook.numel()))
+            set_codes(target, narrow, codebook, latent=False)
+
