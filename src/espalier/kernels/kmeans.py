@@ -25,17 +25,19 @@ BLOCK = 64
 @njit(cache=True, nogil=True)
 def radix_count(keys: Array, shift: int, counts: Array) -> None:
     """Count the digit ``keys >> shift`` into ``counts``, whose length is a power of two."""
-    mask = np.int64(counts.size - 1)
+    mask = np.uint64(counts.size - 1)
+    s = np.uint64(shift)
     for i in range(keys.size):
-        counts[np.int64(keys[i] >> shift) & mask] += 1
+        counts[np.int64((np.uint64(keys[i]) >> s) & mask)] += 1
 
 
 @njit(cache=True, nogil=True)
 def radix_scatter(keys: Array, shift: int, offsets: Array, out: Array) -> None:
-    """Move each key to where its digit's next place is; ``offsets`` advance."""
-    mask = np.int64(offsets.size - 1)
+    """Move each key to the next place of its digit; ``offsets`` say where, and advance."""
+    mask = np.uint64(offsets.size - 1)
+    s = np.uint64(shift)
     for i in range(keys.size):
-        digit = np.int64(keys[i] >> shift) & mask
+        digit = np.int64((np.uint64(keys[i]) >> s) & mask)
         out[offsets[digit]] = keys[i]
         offsets[digit] += 1
 
@@ -266,6 +268,82 @@ def lloyd(
                 centroids[j] = _mean(values, edges[j], edges[j + 1], b0 - a0, b1 - a1, shift)
             a0, a1, a2 = b0, b1, b2
     return done, reseeded
+
+
+@njit(cache=True, nogil=True)
+def _distance_mass(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    centroid: float,
+    lo: int,
+    hi: int,
+) -> float:
+    a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, lo)
+    b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, hi)
+    c = centroid - shift
+    return max(0.0, (b2 - a2) - 2.0 * c * (b1 - a1) + c * c * (b0 - a0))
+
+
+@njit(cache=True, nogil=True)
+def plus_plus(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    first: float,
+    draws: Array,
+    centroids: Array,
+) -> None:
+    """k-means++: each further centroid is a value drawn by squared distance to the nearest so far.
+
+    The mass of squared distances before an index comes from prefix sums, so that a draw is a search
+    over clusters and then over indices. ``draws`` are uniform in [0, 1), one for each further
+    centroid.
+    """
+    n = values.size
+    k = centroids.size
+    edges = np.empty(k + 1, np.int64)
+    mass = np.empty(k, np.float64)
+    centroids[0] = first
+    edges[0] = 0
+    edges[1] = n
+    mass[0] = _distance_mass(values, weights, shift, w, s1, s2, first, 0, n)
+    for m in range(1, k):
+        target = draws[m - 1] * np.sum(mass[:m])
+        j = 0
+        while j < m - 1 and target >= mass[j]:
+            target -= mass[j]
+            j += 1
+        lo = edges[j]
+        hi = max(lo, edges[j + 1] - 1)
+        while lo < hi:
+            mid = (lo + hi) // 2
+            c = centroids[j]
+            if _distance_mass(values, weights, shift, w, s1, s2, c, edges[j], mid + 1) > target:
+                hi = mid
+            else:
+                lo = mid + 1
+        fresh = np.float64(values[min(lo, n - 1)])
+        at = j + 1 if fresh > centroids[j] else j
+        for p in range(m, at, -1):
+            centroids[p] = centroids[p - 1]
+            mass[p] = mass[p - 1]
+            edges[p + 1] = edges[p]
+        edges[m + 1] = n
+        centroids[at] = fresh
+        for p in range(max(at, 1), min(at + 2, m + 1)):
+            middle = 0.5 * centroids[p - 1] + 0.5 * centroids[p]
+            edges[p] = _first_above(values, middle, edges[p - 1], edges[min(p + 1, m + 1)], 0)
+        for p in range(max(at - 1, 0), min(at + 2, m + 1)):
+            mass[p] = _distance_mass(
+                values, weights, shift, w, s1, s2, centroids[p], edges[p], edges[p + 1]
+            )
 
 
 @njit(cache=True, nogil=True)

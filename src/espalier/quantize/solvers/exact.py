@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.kernels import kmeans as kernels
 from espalier.quantize.partition import best_partition
 from espalier.quantize.solver import SOLVERS, Solution, Solver
 from espalier.quantize.sorted_values import SortedValues
@@ -15,11 +14,21 @@ from espalier.quantize.sorted_values import SortedValues
 @SOLVERS.register("exact")
 @dataclass(frozen=True)
 class Exact(Solver):
-    """The optimal clusters, by dynamic programming over the distinct values."""
+    """The optimal clusters, by dynamic programming over the distinct values.
+
+    The dynamic programme is a shortest path with a penalty on the number of clusters
+    (:mod:`espalier.quantize.partition`). Time is O(d log d) for d distinct values *whatever k is*,
+    times about ten penalties; memory about 60 bytes for each distinct value. No size is refused:
+    16.8M float32 take some ten seconds and a gigabyte, where ``"optimal"`` takes half a second.
+
+    Notes
+    -----
+    Optimal up to the rounding of float64: sums of squares are differences of prefix sums, good to
+    about 1e-15 of the total sum of squares about the median.
+    """
 
     def solve(self, data: SortedValues, k: int) -> Solution:
-        edges = np.empty(data.size + 1, np.int64)
-        count = int(kernels.spread_blocks(data.values, 0.0, edges))
-        edges = edges[: count + 1].copy()
-        cuts, _, _ = best_partition(data.sums_at(edges), k)
-        return Solution(data.centroids_of(edges[cuts]), np.inf)
+        edges = data.runs(0.0, data.size)
+        assert edges is not None
+        cuts, bound, _ = best_partition(data.sums_at(edges), k)
+        return Solution(data.centroids_of(edges[cuts]), bound)
