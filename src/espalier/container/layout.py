@@ -139,7 +139,8 @@ def encode_name(name: str, previous: bytes, what: str = "tensor") -> tuple[bytes
         raise InvalidArgument(f"the {what} name {name!r} is not Unicode text") from None
     if len(utf8) > MAX_NAME_BYTES:
         raise InvalidArgument(
-            f"the {what} name {name[:40]!r}... is {len(utf8)} bytes long; {MAX_NAME_BYTES} is the limit"
+            f"the {what} name {name[:40]!r}... is {len(utf8)} bytes long, "
+            f"over the limit of {MAX_NAME_BYTES}"
         )
     shared = 0
     while shared < min(len(utf8), len(previous)) and utf8[shared] == previous[shared]:
@@ -162,7 +163,7 @@ def decode_name(cursor: Cursor, previous: bytes, what: str = "tensor") -> tuple[
 
 
 def encode_entry(entry: Entry, previous: bytes) -> tuple[bytes, bytes]:
-    """Write an entry after the one whose UTF-8 name is ``previous``. Returns (bytes, UTF-8 name)."""
+    """Write an entry after the one of UTF-8 name ``previous``. Returns (bytes, UTF-8 name)."""
     name, utf8 = encode_name(entry.name, previous)
     parts = [name, bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]])]
     parts += map(varint, entry.shape)

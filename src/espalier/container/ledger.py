@@ -42,8 +42,8 @@ class TensorRow:
         What wrote each stream, ``""`` where there is none: a stream falls back to ``"fixed"`` or
         ``"raw"`` where that is smaller.
     positions_bits_entropy, codes_bits_entropy : float
-        n times the order-0 entropy of gaps and codes, in bits: the bound of any coder of independent
-        symbols, tables not counted.
+        n times the order-0 entropy of gaps and codes, in bits: the bound of any coder of
+        independent symbols, tables not counted.
     gap_bits, fillers : int
         The fixed width of the paper's layout in which gaps and codes (or values) together are
         smallest, and the fillers at that width.
@@ -143,7 +143,7 @@ class TensorRow:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of one stream: payload and table bytes, the coder's name, and the histogram it was made of."""
+    """Of one stream: payload and table bytes, the coder's name, the histogram of its symbols."""
 
     payload_bytes: int
     table_bytes: int
@@ -152,7 +152,7 @@ class Measured:
 
 
 def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
-    """The row of a tensor with ``head`` bytes of entry, whose streams have been measured, by name."""
+    """The row of a tensor with ``head`` bytes of entry; ``streams`` by name, measured."""
     item = storage_dtype(entry.dtype).itemsize
     fields: dict[str, Any] = {"tables_bytes": sum(s.table_bytes for s in streams.values())}
     for name, stream in streams.items():

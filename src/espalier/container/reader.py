@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Self
 from espalier.container import layout
 from espalier.container.layout import Entry
 from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.entropy.coder import coder_by_id
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.positions import FREE, decode_positions, gap_histogram
 from espalier.entropy.stream import RAW, decode_codes, split_method
-from espalier.entropy.coder import coder_by_id
 from espalier.entropy.values import decode_values
 from espalier.errors import (
     CorruptFile,
@@ -70,7 +70,7 @@ class Reader:
         self._owned = isinstance(source, str | os.PathLike)
         if isinstance(source, str | os.PathLike):
             self.path = os.fspath(source)
-            self._file: BinaryIO = Path(source).open("rb")
+            self._file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by close()
         else:
             self.path = str(getattr(source, "name", "the file"))
             self._file = source

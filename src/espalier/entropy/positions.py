@@ -31,6 +31,7 @@ from espalier.entropy.stream import (
 )
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
+from espalier.kernels import gaps as kernel
 
 Array = NDArray[Any]
 
@@ -75,7 +76,7 @@ def best_width(gaps: Histogram, beside: int = 0) -> int:
 def _encode_fillers(positions: Array, gaps: Histogram) -> Stream:
     width = best_width(gaps)
     entries = positions.size + fillers_at(gaps, width)
-    body = bytes([width]) + bitpack.pack_gaps(positions, width, entries).tobytes()
+    body = bytes([width]) + kernel.pack_gaps(positions, width, entries).tobytes()
     return Stream(FILLERS, CODERS.get("fixed").id, body, 1)
 
 
@@ -113,7 +114,7 @@ def _best_split(gaps: Histogram, coder: EntropyCoder[Any]) -> tuple[int, int, Ar
 
 def _encode_tokens(positions: Array, gaps: Histogram, coder: EntropyCoder[Any]) -> Stream:
     direct, top, counts, raw_bits = _best_split(gaps, coder)
-    tokens, raw = bitpack.split_gaps(positions, direct, top, raw_bits)
+    tokens, raw = kernel.split_gaps(positions, direct, top, raw_bits)
     head = bytes([direct | top << 4]) + varint(raw.size)
     stream = encode_symbols(tokens, counts, coder, layout=TOKENS, head=head + raw.tobytes())
     return Stream(stream.layout, stream.coder, stream.body, stream.table_bytes - raw.size)
@@ -132,8 +133,9 @@ def encode_positions(
         Of the tokens; with ``fixed`` the layout is ``FILLERS``.
     beside : int
         Bytes of the tensor's other streams. A reader refuses more than
-        4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory;
-        where all gaps are equal and so are all codes, the layout is ``FILLERS``, which spends a bit.
+        4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory.
+        Where all gaps are equal and so are all codes, the layout is ``FILLERS``, which spends a
+        bit on each.
 
     Returns
     -------
@@ -166,7 +168,7 @@ def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[
         if not 1 <= width <= MAX_WIDTH:
             raise CorruptFile(f"gap width is {width}, not 1 to {MAX_WIDTH}")
         data = np.frombuffer(cursor.rest(), np.uint8)
-        positions, status = bitpack.unpack_gaps(data, n, width, size)
+        positions, status = kernel.unpack_gaps(data, n, width, size)
         tables = 1
     elif layout == TOKENS:
         split = cursor.u8("gap split")
@@ -177,7 +179,7 @@ def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[
         tables = cursor.at - raw.size
         tokens, table_bytes = decode_symbols(cursor, number, n, ALPHABET)
         tables += table_bytes
-        positions, status = bitpack.join_gaps(tokens, raw, direct, top, size)
+        positions, status = kernel.join_gaps(tokens, raw, direct, top, size)
     else:
         raise CorruptFile(f"layout {layout} of positions with coder {number} is not known")
     if status == bitpack.SHORT:

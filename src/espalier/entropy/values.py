@@ -3,8 +3,8 @@
 Three layouts, of which the smallest is written:
 
 ``PLAIN``     the values as they lie in memory, little-endian.
-``PLANES``    byte planes, each stored, constant or entropy-coded. A float's bits are rotated left by
-              one first, so that all of the exponent of a float32 or bfloat16 falls into one byte.
+``PLANES``    byte planes, each stored, constant or entropy-coded. A float's bits are rotated left
+              by one first, so that all of the exponent of a float32 or bfloat16 falls into a byte.
 ``CONSTANT``  one value that stands for all.
 """
 

@@ -11,13 +11,13 @@ table is indexed by the low bits of an unaligned 64-bit load.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, SHORT, SLACK, TRAILING, load64, peek, store64
+from espalier.kernels.bitpack import OK, SHORT, SLACK, TRAILING, Int, jit, load64, peek, store64
 
 Array = NDArray[Any]
 
@@ -46,8 +46,8 @@ def run_starts(n: int) -> Array:
 # ---------------------------------------------------------------- code lengths
 
 
-@njit(cache=True, nogil=True)
-def _package_merge(weights: Array, limit: int, lengths: Array) -> None:
+@jit
+def _package_merge(weights: Array, limit: Int, lengths: Array) -> None:
     n = weights.size
     width = 2 * n
     is_leaf = np.zeros((limit, width), np.bool_)
@@ -145,15 +145,15 @@ def code_lengths_reference(counts: list[int], limit: int) -> list[int]:
 # ---------------------------------------------------------------- code words and tables
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _code_words(lengths: Array, words: Array) -> None:
     totals = np.zeros(MAX_LENGTH + 2, np.int64)
     for s in range(lengths.size):
         totals[lengths[s] + 1] += 1
     totals[1] = 0
     following = np.zeros(MAX_LENGTH + 2, np.int64)
-    for length in range(1, MAX_LENGTH + 1):
-        following[length] = (following[length - 1] + totals[length]) << 1
+    for i in range(1, MAX_LENGTH + 1):
+        following[i] = (following[i - 1] + totals[i]) << 1
     for s in range(lengths.size):
         length = np.int64(lengths[s])
         if length:
@@ -185,7 +185,7 @@ def code_words(lengths: Array) -> Array:
     return words
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _decode_table(lengths: Array, words: Array, table: Array) -> None:
     for s in range(lengths.size):
         length = np.int64(lengths[s])
@@ -212,8 +212,8 @@ def decode_table(lengths: Array) -> Array:
 # ---------------------------------------------------------------- encoding
 
 
-@njit(cache=True, nogil=True)
-def _encode_run(symbols: Array, start: int, stop: int, codes: Array, out: Array, byte: int) -> int:
+@jit
+def _encode_run(symbols: Array, start: Int, stop: Int, codes: Array, out: Array, byte: Int) -> Int:
     """Write one run from byte ``byte`` of ``out`` on; returns the byte after it."""
     acc = np.uint64(0)
     filled = np.uint64(0)
@@ -248,7 +248,7 @@ def _encode_run(symbols: Array, start: int, stop: int, codes: Array, out: Array,
     return byte + np.int64((filled + np.uint64(7)) >> np.uint64(3))
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _encode(symbols: Array, starts: Array, codes: Array, out: Array, ends: Array) -> None:
     byte = np.int64(0)
     for j in range(starts.size - 1):
@@ -287,7 +287,7 @@ def encode_reference(symbols: list[int], lengths: Array) -> tuple[bytes, list[in
     starts = run_starts(len(symbols)).tolist()
     data = b""
     ends: list[int] = []
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in pairwise(starts):
         word = bits = 0
         for s in symbols[start:stop]:
             word |= words[s] << bits
@@ -300,51 +300,105 @@ def encode_reference(symbols: list[int], lengths: Array) -> tuple[bytes, list[in
 # ---------------------------------------------------------------- decoding
 
 
-@njit(cache=True, nogil=True)
-def _decode_tail(buffer: Array, bit: int, table: Array, out: Array, i: int, stop: int) -> int:
-    """The last symbols of a run, with no load past the buffer; returns the bit after them."""
+@jit
+def _symbols(buffer: Array, bit: Int, table: Array, out: Array, i: Int, stop: Int) -> Int:
+    """Symbols ``i`` to ``stop`` of a run, one by one; the bit after them, or -1 past the end."""
     mask = np.uint64(table.size - 1)
     limit = np.int64(8) * buffer.size
     while i < stop and bit < limit:
-        entry = table[np.int64(peek(buffer, bit) & mask)]
+        entry = table[peek(buffer, bit) & mask]
         out[i] = entry >> 8
         bit += np.int64(entry & 255)
         i += 1
-    # Past the buffer's end nothing more is read; the check of where the run ends then fails.
     return bit if i == stop else np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
-def _decode_three(buffer: Array, bit: int, table: Array, mask: int, out: Array, i: int) -> int:
-    """Three symbols from one load: 3 * 16 + 7 <= 64; returns the bit after them."""
+@jit
+def _four(buffer: Array, bit: Int, table: Array, mask: Int, out: Array, i: Int) -> Int:
+    """Four symbols from one load, 4 * 14 + 7 <= 64; returns the bit after them.
+
+    Indices are unsigned, since numba would otherwise ask of each whether it counts from the end.
+    """
     word = load64(buffer, bit >> 3) >> np.uint64(bit & 7)
-    entry = np.uint64(table[np.int64(word & mask)])
-    out[i] = entry >> np.uint64(8)
-    used = entry & np.uint64(255)
+    low = np.uint64(255)
+    shift = np.uint64(8)
+    entry = np.uint64(table[word & mask])
+    out[np.uint64(i)] = entry >> shift
+    used = entry & low
     word >>= used
-    entry = np.uint64(table[np.int64(word & mask)])
-    out[i + 1] = entry >> np.uint64(8)
-    length = entry & np.uint64(255)
+    entry = np.uint64(table[word & mask])
+    out[np.uint64(i + 1)] = entry >> shift
+    length = entry & low
     used += length
     word >>= length
-    entry = np.uint64(table[np.int64(word & mask)])
-    out[i + 2] = entry >> np.uint64(8)
-    used += entry & np.uint64(255)
-    return bit + np.int64(used)
+    entry = np.uint64(table[word & mask])
+    out[np.uint64(i + 2)] = entry >> shift
+    length = entry & low
+    used += length
+    word >>= length
+    entry = np.uint64(table[word & mask])
+    out[np.uint64(i + 3)] = entry >> shift
+    return bit + np.int64(used + (entry & low))
 
 
-@njit(cache=True, nogil=True)
-def _decode(buffer: Array, ends: Array, starts: Array, table: Array, out: Array) -> int:
+@jit
+def _lanes(buffer: Array, bits: Array, starts: Array, table: Array, out: Array, steps: Int) -> None:
+    """``4 * steps`` symbols of each of 8 runs, in turn, from ``bits`` on, which is moved along.
+
+    The caller has made sure that no load can pass the end of the buffer.
+    """
     mask = np.uint64(table.size - 1)
+    b0, b1, b2, b3 = bits[0], bits[1], bits[2], bits[3]
+    b4, b5, b6, b7 = bits[4], bits[5], bits[6], bits[7]
+    s0, s1, s2, s3 = starts[0], starts[1], starts[2], starts[3]
+    s4, s5, s6, s7 = starts[4], starts[5], starts[6], starts[7]
+    for i in range(0, 4 * steps, 4):
+        b0 = _four(buffer, b0, table, mask, out, s0 + i)
+        b1 = _four(buffer, b1, table, mask, out, s1 + i)
+        b2 = _four(buffer, b2, table, mask, out, s2 + i)
+        b3 = _four(buffer, b3, table, mask, out, s3 + i)
+        b4 = _four(buffer, b4, table, mask, out, s4 + i)
+        b5 = _four(buffer, b5, table, mask, out, s5 + i)
+        b6 = _four(buffer, b6, table, mask, out, s6 + i)
+        b7 = _four(buffer, b7, table, mask, out, s7 + i)
+    bits[0], bits[1], bits[2], bits[3] = b0, b1, b2, b3
+    bits[4], bits[5], bits[6], bits[7] = b4, b5, b6, b7
+
+
+@jit
+def _block(
+    buffer: Array, bits: Array, starts: Array, stops: Array, table: Array, out: Array, most: Int
+) -> None:
+    """As much of 8 runs as can be decoded with whole loads; moves ``bits`` and ``starts`` along.
+
+    ``most``: longest code word. The steps that are safe whatever the bits say are taken without a
+    check; then the ends are looked at anew. Each round covers a fixed share of what is left.
+    """
     safe = np.int64(8) * (np.int64(buffer.size) - 8)
-    for j in range(starts.size - 1):
-        bit = np.int64(0) if j == 0 else np.int64(8) * ends[j - 1]
-        i = starts[j]
-        stop = starts[j + 1]
-        while i + 3 <= stop and bit <= safe:
-            bit = _decode_three(buffer, bit, table, mask, out, i)
-            i += 3
-        bit = _decode_tail(buffer, bit, table, out, i, stop)
+    while True:
+        steps = (stops - starts).min() >> 2
+        steps = min(steps, (safe - bits.max()) // (4 * most))
+        if steps <= 0:
+            return
+        _lanes(buffer, bits, starts, table, out, steps)
+        starts += 4 * steps
+
+
+@jit
+def _decode(
+    buffer: Array, begins: Array, ends: Array, starts: Array, table: Array, out: Array, most: Int
+) -> Int:
+    """All runs: run j lies in bytes begins[j] to ends[j] and holds symbols starts[j] to [j + 1]."""
+    runs = ends.size
+    bits = begins * np.int64(8)
+    at = starts[:-1].copy()
+    stops = starts[1:]
+    if most <= 14:
+        for j in range(0, runs - LANES + 1, LANES):
+            k = j + LANES
+            _block(buffer, bits[j:k], at[j:k], stops[j:k], table, out, most)
+    for j in range(runs):
+        bit = _symbols(buffer, bits[j], table, out, at[j], stops[j])
         if bit < 0 or bit > 8 * ends[j]:
             return SHORT
         if bit <= 8 * (ends[j] - 1):
@@ -368,7 +422,9 @@ def decode(buffer: Array, n: int, ends: Array, lengths: Array) -> tuple[Array, i
         A complete code: Kraft's sum is 1.
     """
     out = np.empty(n, np.uint16 if lengths.size > 256 else np.uint8)
-    status = _decode(buffer, ends, run_starts(n), decode_table(lengths), out)
+    begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    most = int(lengths.max())
+    status = _decode(buffer, begins, ends, run_starts(n), decode_table(lengths), out, most)
     return out, status
 
 
@@ -379,7 +435,7 @@ def decode_reference(buffer: bytes, n: int, ends: list[int], lengths: Array) -> 
     starts = run_starts(n).tolist()
     symbols: list[int] = []
     begin = 0
-    for end, start, stop in zip(ends, starts[:-1], starts[1:], strict=True):
+    for end, (start, stop) in zip(ends, pairwise(starts), strict=True):
         word = int.from_bytes(buffer[begin:end], "little")
         for _ in range(stop - start):
             length = 1

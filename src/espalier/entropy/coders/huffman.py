@@ -39,10 +39,11 @@ class CodeLengths:
 class Huffman(EntropyCoder[CodeLengths]):
     """Huffman coding (Han et al. 2016, section 4).
 
-    Deviations from the paper: code words are limited to 12 bits (16 for an alphabet over 256), which
-    costs next to nothing and lets the decoder find a symbol with one look-up; they are canonical, so
-    that the table is a list of lengths; the gap indices are split into tokens first, so that their
-    table stays small (:mod:`espalier.entropy.positions`).
+    Deviations from the paper: code words are limited to 12 bits (14 for an alphabet over 256, 16
+    where over 8192 symbols occur), which costs next to nothing and lets the decoder find a symbol
+    with one look-up; they are canonical, so that the table is a list of lengths; the gap indices
+    are split into tokens first, so that their table stays small
+    (:mod:`espalier.entropy.positions`).
 
     Examples
     --------
@@ -65,7 +66,7 @@ class Huffman(EntropyCoder[CodeLengths]):
     def fit(self, counts: Array) -> CodeLengths:
         used = np.flatnonzero(counts)
         lone = int(used[0]) if used.size == 1 else -1
-        limit = 12 if counts.size <= 256 else kernel.MAX_LENGTH
+        limit = 12 if counts.size <= 256 else 14 if used.size <= 8192 else kernel.MAX_LENGTH
         return CodeLengths(kernel.code_lengths(counts, limit), lone)
 
     def bits(self, counts: Array, table: CodeLengths) -> int:
