@@ -46,7 +46,7 @@ def radix_scatter(keys: Array, shift: int, offsets: Array, out: Array) -> None:
 def block_sums(
     values: Array, weights: Array, shift: float, w: Array, s1: Array, s2: Array, first: int
 ) -> None:
-    """Sums of each block of BLOCK values, written from entry ``first`` + 1 on, not yet summed up."""
+    """The sums of each block of BLOCK values alone, into the entries from ``first`` + 1 on."""
     n = values.size
     for b in range((n + BLOCK - 1) // BLOCK):
         a0 = 0.0
@@ -67,7 +67,7 @@ def block_sums(
 
 @njit(cache=True, nogil=True)
 def running_sum(x: Array) -> None:
-    """Replace ``x`` by its running sums, compensated (Neumaier), so that the error stays one ulp."""
+    """Replace ``x`` by its running sums, compensated (Neumaier) so that errors do not grow."""
     total = 0.0
     lost = 0.0
     for i in range(x.size):
@@ -172,6 +172,26 @@ def _mean(values: Array, lo: int, hi: int, weight: float, s1: float, shift: floa
 
 
 @njit(cache=True, nogil=True)
+def _interval_cost(
+    values: Array,
+    weights: Array,
+    shift: float,
+    w: Array,
+    s1: Array,
+    s2: Array,
+    lo: int,
+    hi: int,
+) -> tuple[float, float]:
+    """Sum of squares and mean of ``values[lo:hi]``; -1 for the former where they are all equal."""
+    a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, lo)
+    b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, hi)
+    mean = _mean(values, lo, hi, b0 - a0, b1 - a1, shift)
+    if values[lo] == values[hi - 1]:
+        return -1.0, mean
+    return max(0.0, (b2 - a2) - (b1 - a1) ** 2 / (b0 - a0)), mean
+
+
+@njit(cache=True, nogil=True)
 def _reseed(
     values: Array,
     weights: Array,
@@ -179,11 +199,13 @@ def _reseed(
     w: Array,
     s1: Array,
     s2: Array,
-    centroids: Array,
     edges: Array,
 ) -> int:
-    """Give each empty cluster half of the cluster that costs most, cut at its mean."""
-    k = centroids.size
+    """Give each empty cluster a part of the one that costs most, cut at its mean.
+
+    Returns how many got one: all, unless there are fewer distinct values than clusters.
+    """
+    k = edges.size - 1
     start = np.empty(k, np.int64)
     end = np.empty(k, np.int64)
     cost = np.empty(k, np.float64)
@@ -192,42 +214,31 @@ def _reseed(
         if edges[j] < edges[j + 1]:
             start[used] = edges[j]
             end[used] = edges[j + 1]
+            cost[used], _ = _interval_cost(
+                values, weights, shift, w, s1, s2, edges[j], edges[j + 1]
+            )
             used += 1
     filled = used
-    fresh = 0
-    while True:
-        for j in range(fresh, filled):
-            a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, start[j])
-            b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, end[j])
-            cost[j] = -1.0
-            if values[start[j]] < values[end[j] - 1]:
-                cost[j] = max(0.0, (b2 - a2) - (b1 - a1) ** 2 / (b0 - a0))
-        if filled == k:
-            break
-        worst = np.argmax(cost[:filled])
-        if cost[worst] < 0.0:
-            break
+    while filled < k:
+        worst = int(np.argmax(cost[:filled]))
         lo = start[worst]
         hi = end[worst]
-        a0, a1, a2 = _sums_at(values, weights, shift, w, s1, s2, lo)
-        b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, hi)
-        mean = _mean(values, lo, hi, b0 - a0, b1 - a1, shift)
+        if cost[worst] < 0.0:
+            break
+        _, mean = _interval_cost(values, weights, shift, w, s1, s2, lo, hi)
         cut = _first_above(values, mean, lo, hi, lo)
         if cut == hi:  # the mean was rounded up to the largest value
-            cut = hi - 1
-            while cut > lo + 1 and values[cut - 1] == values[hi - 1]:
+            cut -= 1
+            while values[cut - 1] == values[cut]:
                 cut -= 1
-        # The upper half goes last and the lower one is costed again with it.
         end[worst] = cut
         start[filled] = cut
         end[filled] = hi
-        fresh = worst
+        for j in (worst, filled):
+            cost[j], _ = _interval_cost(values, weights, shift, w, s1, s2, start[j], end[j])
         filled += 1
-    start[:filled].sort()
-    for j in range(filled):
-        edges[j] = start[j]
-    for j in range(filled, k + 1):
-        edges[j] = values.size
+    edges[:filled] = np.sort(start[:filled])
+    edges[filled:] = values.size
     return filled - used
 
 
@@ -260,13 +271,13 @@ def lloyd(
             for j in range(k):
                 empty = empty or edges[j] == edges[j + 1]
             if empty:
-                reseeded += _reseed(values, weights, shift, w, s1, s2, centroids, edges)
-        a0, a1, a2 = 0.0, 0.0, 0.0
+                reseeded += _reseed(values, weights, shift, w, s1, s2, edges)
+        a0, a1 = 0.0, 0.0
         for j in range(k):
-            b0, b1, b2 = _sums_at(values, weights, shift, w, s1, s2, edges[j + 1])
+            b0, b1, _ = _sums_at(values, weights, shift, w, s1, s2, edges[j + 1])
             if edges[j] < edges[j + 1]:
                 centroids[j] = _mean(values, edges[j], edges[j + 1], b0 - a0, b1 - a1, shift)
-            a0, a1, a2 = b0, b1, b2
+            a0, a1 = b0, b1
     return done, reseeded
 
 
@@ -329,7 +340,7 @@ def plus_plus(
                 hi = mid
             else:
                 lo = mid + 1
-        fresh = np.float64(values[min(lo, n - 1)])
+        fresh = np.float64(values[lo])
         at = j + 1 if fresh > centroids[j] else j
         for p in range(m, at, -1):
             centroids[p] = centroids[p - 1]
@@ -352,11 +363,11 @@ def squared_errors(
 ) -> float:
     """Weighted sum of (value - its centroid)^2 over ``values[lo:hi]``."""
     total = 0.0
-    j = np.searchsorted(edges, lo, side="right") - 1
+    j = int(np.searchsorted(edges, lo, side="right")) - 1
     i = lo
     while i < hi:
-        stop = min(hi, edges[j + 1])
-        c = centroids[min(j, centroids.size - 1)]
+        stop = min(hi, int(edges[j + 1]))
+        c = centroids[j]
         part = 0.0
         for p in range(i, stop):
             d = np.float64(values[p]) - c
@@ -434,21 +445,21 @@ def penalised_path(w: Array, s1: Array, s2: Array, penalty: float, parent: Array
     for j in range(1, m + 1):
         while head < tail and start[head + 1] <= j:
             head += 1
-        i = np.int64(candidate[head])
+        i = int(candidate[head])
         f[j] = f[i] + _cost(w, s1, s2, i, j) + penalty
         parent[j] = i
         if j == m:
             break
         while tail > head and start[tail] > j:
-            p = np.int64(start[tail])
-            old = np.int64(candidate[tail])
+            p = int(start[tail])
+            old = int(candidate[tail])
             if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
                 tail -= 1
             else:
                 break
-        old = np.int64(candidate[tail])
+        old = int(candidate[tail])
         # j is worse than ``old`` at ``bad`` (or cannot be used there) and better at ``good``.
-        bad = max(np.int64(start[tail]), j)
+        bad = max(int(start[tail]), j)
         step = 1
         good = m + 1
         while bad + step <= m:
@@ -483,7 +494,7 @@ def _cell(v: float, low: float, scale: float, cells: int) -> int:
         return 0
     if x >= cells - 1:
         return cells - 1
-    return np.int64(x)
+    return int(x)
 
 
 @njit(cache=True, nogil=True)

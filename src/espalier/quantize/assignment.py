@@ -93,7 +93,7 @@ def _grid(thresholds: Array, cells: int) -> tuple[Any, Any]:
 
 
 def checked_values(values: ArrayLike) -> Array:
-    """Flat float32 or float64 values, without a copy where possible; InvalidArgument if not finite."""
+    """Flat float32 or float64 values, not copied where possible; InvalidArgument if not finite."""
     flat = np.asarray(values).reshape(-1)
     if flat.dtype not in (np.float16, np.float32, np.float64):
         raise InvalidArgument(f"values must be float16, float32 or float64, not {flat.dtype}")

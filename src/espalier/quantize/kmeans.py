@@ -17,6 +17,8 @@ from espalier.quantize.sorted_values import SortedValues
 
 Array = NDArray[Any]
 
+__all__ = ["Clustering", "assign", "kmeans_1d"]
+
 
 @dataclass(frozen=True, eq=False)
 class Clustering:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -65,7 +66,7 @@ class SortedValues:
     shift : float
         Subtracted before sums are taken, since far from 0 squares lose their last digits.
     w, s1, s2 : ndarray, float64
-        Sums of weight, weight (v - shift), weight (v - shift)^2 before every 64th value and the end.
+        Sums of weight, weight (v - shift), weight (v - shift)^2 before every 64th value and of all.
     """
 
     values: Array
@@ -161,6 +162,11 @@ class SortedValues:
         count = int(kernels.spread_blocks(self.values, q, edges))
         return None if count < 0 else edges[: count + 1]
 
+    def distinct(self) -> Array:
+        """Where each distinct value begins, and n last."""
+        edges = self.runs(0.0, self.size)
+        return np.arange(self.size + 1) if edges is None else edges
+
     def centroids_of(self, edges: Array) -> Array:
         """Means of the clusters ``values[edges[j]:edges[j + 1]]``, none of them empty."""
         weight, first, _ = np.diff(self.sums_at(edges), axis=1)
@@ -225,25 +231,24 @@ def _radix_sort(keys: Array, shift: int) -> Array:
     found from all counts before, so that the result is the same for any number of threads.
     """
     spare = np.empty_like(keys)
-    cuts = np.linspace(0, keys.size, thread_count() + 1).astype(np.int64)
-    parts = list(zip(range(cuts.size), cuts[:-1], cuts[1:]))
+    parts = pieces(keys.size, -(-keys.size // thread_count()))
     for at in range(shift, 8 * keys.dtype.itemsize, DIGIT):
         counts = np.zeros((len(parts), 1 << DIGIT), np.int64)
-
-        def count(part: tuple[int, int, int], at: int = at, counts: Array = counts) -> None:
-            i, lo, hi = part
-            kernels.radix_count(keys[lo:hi], at, counts[i])
-
-        in_threads(count, parts)
+        in_threads(partial(_count, keys, at), list(zip(parts, counts, strict=True)))
         if counts.sum(axis=0).max() == keys.size:
             continue  # all alike here, as the low bits of widened bfloat16 are
         by_digit = counts.T.reshape(-1)
         offsets = (np.cumsum(by_digit) - by_digit).reshape(1 << DIGIT, len(parts)).T.copy()
-
-        def scatter(part: tuple[int, int, int], at: int = at, offsets: Array = offsets) -> None:
-            i, lo, hi = part
-            kernels.radix_scatter(keys[lo:hi], at, offsets[i], spare)
-
-        in_threads(scatter, parts)
+        in_threads(partial(_scatter, keys, at, spare), list(zip(parts, offsets, strict=True)))
         keys, spare = spare, keys
     return keys
+
+
+def _count(keys: Array, at: int, task: tuple[tuple[int, int], Array]) -> None:
+    (lo, hi), counts = task
+    kernels.radix_count(keys[lo:hi], at, counts)
+
+
+def _scatter(keys: Array, at: int, out: Array, task: tuple[tuple[int, int], Array]) -> None:
+    (lo, hi), offsets = task
+    kernels.radix_scatter(keys[lo:hi], at, offsets, out)

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.errors import InvalidArgument
+from espalier.quantize.assignment import assign, checked_values
 from espalier.quantize.initialisation import Initialisation
-from espalier.quantize.kmeans import (
-    assign,
-    checked_values,
-    checked_weights,
-    make_solver,
-    solve,
-)
+from espalier.quantize.kmeans import checked_weights, make_solver, solve
 from espalier.quantize.quantizer import QUANTIZERS, Array, Quantized, Quantizer
 from espalier.quantize.solver import Solver
 

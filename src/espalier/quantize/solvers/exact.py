@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from espalier.quantize.partition import best_partition
 from espalier.quantize.solver import SOLVERS, Solution, Solver
 from espalier.quantize.sorted_values import SortedValues
@@ -28,7 +26,6 @@ class Exact(Solver):
     """
 
     def solve(self, data: SortedValues, k: int) -> Solution:
-        edges = data.runs(0.0, data.size)
-        assert edges is not None
+        edges = data.distinct()
         cuts, bound, _ = best_partition(data.sums_at(edges), k)
         return Solution(data.centroids_of(edges[cuts]), bound)

@@ -37,15 +37,15 @@ class Optimal(Solver):
 
     Notes
     -----
-    The bound. Let A be the optimum over whole blocks, and OPT that over the values. Take the
-    optimal centroids, and in each block that a boundary cuts move the values on one side of the cut
-    to the centroid on the other. A value at distance d from a boundary between centroids that are D
-    apart pays 2 D d more. Of the two sides of a block with weight n and extent e, the cheaper has
-    weight times extent of at most n e / 4, so the block pays at most D n e / 2. The values in it are
-    at least D/2 - e from their centroids, so that their share of OPT is n (D/2 - e)^2 or more; by
-    Minkowski and Cauchy-Schwarz all cut blocks together pay at most sqrt(OPT Q) + Q, where Q is the
-    sum of the k - 1 largest n e^2. (A block cut more than once goes to a centroid within it, and
-    pays n e^2 at most.) Hence A <= OPT + sqrt(OPT Q) + Q, and
+    The bound. Let A be the optimum over whole blocks, OPT that over the values. Take the optimal
+    centroids, and in each block that a boundary cuts move the values on one side of the cut to the
+    centroid on the other. A value at distance d from a boundary between centroids that are D apart
+    then pays 2 D d more. With n the weight and e the extent of the block, weight times extent is at
+    most n e / 4 on one side of the cut or the other, so that the block pays at most D n e / 2. Its
+    values are D/2 - e or more from their centroids, so that it has n (D/2 - e)^2 of OPT at least.
+    By Minkowski and Cauchy-Schwarz all cut blocks pay at most sqrt(OPT Q) + Q together, where Q is
+    the sum of the k - 1 largest n e^2. (A block cut more than once goes to a centroid inside it, and
+    pays at most n e^2.) Hence A <= OPT + sqrt(OPT Q) + Q, and
 
         sqrt(OPT) >= (sqrt(4 A - 3 Q) - sqrt(Q)) / 2.
 
