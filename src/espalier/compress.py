@@ -1,7 +1,8 @@
 """Compress a bare checkpoint, without data or a model: magnitude pruning and weight sharing.
 
 Everything here works on one NumPy array at a time, so a checkpoint need not fit in memory. The
-defaults are safe: no pruning, and 8 bits a weight, which networks bear without retraining.
+defaults are safe: no pruning, and at most 256 shared values for each weight, which networks bear
+without retraining.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from espalier.container import Ledger, Writer
 from espalier.errors import InvalidArgument
 from espalier.interop import Checkpoint, TensorInfo
 from espalier.options import Lookup, check_bits, check_density, kept_count
-from espalier.quantize.kmeans import assign, kmeans_1d
+from espalier.quantize.assignment import assign
+from espalier.quantize.kmeans import Clustering, kmeans_1d
 from espalier.state import (
     Array,
     Codebook,
@@ -30,11 +32,22 @@ from espalier.state import (
     storage_dtype,
 )
 
-DEFAULT_BITS = 8
+AUTO = "auto"
+"""In place of a number of bits: the fewest values, at most 2^8, within :data:`AUTO_ERROR`."""
+
+AUTO_BITS = 8
+AUTO_ERROR = 2.0**-7
+"""Relative error (Frobenius) that ``auto`` allows in a tensor: 42 dB, what 8 bits give at best."""
+
+Bits = int | str | None
+Choice = int | str | Mapping[str, Bits] | None
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes whose weights are pruned and shared; all others are kept exactly."""
 
 _TABLE_BYTES = 48  # about what one more tensor with codes costs in the header
+_ROUNDING_SHARE = 0.02  # of the squared error, which is what rounding the centroids may add
+_LEAST_MANTISSA = 8  # explicit bits: with the sign and 8 of exponent, the two bytes of a float32
 _MOSTLY_ZERO = 0.5  # above this share of zeros, writing positions is cheaper than a code for zero
 
 
@@ -47,7 +60,7 @@ class Step:
     info : TensorInfo
     density : float or None
         Fraction of elements to keep; None: all.
-    bits : int or None
+    bits : int, "auto" or None
         At most 2^bits shared values; None: exact values.
     reason : str
         Why neither is done; empty where one is.
@@ -55,7 +68,7 @@ class Step:
 
     info: TensorInfo
     density: float | None
-    bits: int | None
+    bits: Bits
     reason: str = ""
 
 
@@ -90,7 +103,7 @@ class Outcome:
 
     info: TensorInfo
     density: float | None
-    bits: int | None
+    bits: Bits
     reason: str
     error: Error
 
@@ -102,6 +115,11 @@ class Summary:
     ledger: Ledger
     outcomes: Sequence[Outcome]
     skipped: Mapping[str, str]
+
+
+def check_width(value: object) -> int | str:
+    """``value`` as a number of bits from 1 to 16, or ``"auto"``."""
+    return AUTO if value == AUTO else check_bits(value)
 
 
 def kind_of(info: TensorInfo) -> str:
@@ -122,7 +140,7 @@ def why_exact(info: TensorInfo) -> str:
 def plan(
     infos: Iterable[TensorInfo],
     density: float | Mapping[str, float | None] | None = None,
-    bits: int | Mapping[str, int | None] | None = DEFAULT_BITS,
+    bits: Choice = AUTO,
 ) -> list[Step]:
     """Decide for every tensor, from its name and shape alone.
 
@@ -132,8 +150,9 @@ def plan(
     density : float in (0, 1], or mapping, or None
         Fraction of each weight to keep, by magnitude; see :class:`espalier.options.Lookup`. A
         weight answers to its name, and to its name without ``.weight``.
-    bits : int from 1 to 16, or mapping, or None
-        Shared values: at most 2^bits for each weight.
+    bits : int from 1 to 16, or "auto", or mapping, or None
+        Shared values: at most 2^bits for each weight. ``"auto"``: the fewest, at most 2^8, that
+        keep the tensor's relative error within 2^-7.
 
     Raises
     ------
@@ -152,7 +171,7 @@ def plan(
         return {info.name: v for info, v in zip(weights, values, strict=True)}
 
     densities = resolve(density, "density", check_density)
-    widths = resolve(bits, "bits", check_bits)
+    widths = resolve(bits, "bits", check_width)
     steps = []
     for info, reason in zip(infos, reasons, strict=True):
         keep, width = densities.get(info.name), widths.get(info.name)
@@ -241,23 +260,75 @@ def compress_tensor(step: Step, array: Array) -> tuple[CompressedTensor, Outcome
     return tensor, Outcome(info, step.density, bits, reason, error)
 
 
-def share(values: Array, bits: int, dtype: str) -> tuple[Array, Array]:
+def share(values: Array, bits: int | str, dtype: str) -> tuple[Array, Array]:
     """Codes and codebook, in the storage dtype of ``dtype``, of at most 2^bits shared values.
 
-    The centroids minimise the squared error. A zero among the values gets a code of its own and
-    stays exactly zero.
+    The centroids minimise the squared error, and are then rounded to as few bits as add no more
+    than 2% to it: a codebook of rounded values takes less than half the bytes, which in a small
+    layer is much of the file. A zero among the values gets a code of its own and stays exactly
+    zero.
+
+    Parameters
+    ----------
+    values : ndarray, float32 or float64, shape (n,)
+        Finite.
+    bits : int from 1 to 16, or "auto"
+    dtype : str
+        Of the tensor that the values come from.
+
+    Returns
+    -------
+    codes : ndarray, uint8 or uint16, shape (n,)
+    codebook : ndarray, shape (k,), rising
     """
     if not values.size:
         return np.zeros(0, np.uint8), np.zeros(0, storage_dtype(dtype))
     nonzero = values[values != 0]
     with_zero = nonzero.size < values.size
-    room = (1 << bits) - with_zero
-    centroids = kmeans_1d(nonzero, room).centroids if nonzero.size else np.zeros(0)
+    centroids = np.zeros(0)
+    if nonzero.size:
+        room = (1 << (AUTO_BITS if isinstance(bits, str) else bits)) - with_zero
+        found = kmeans_1d(nonzero, room)
+        if isinstance(bits, str):
+            energy = float(np.square(nonzero, dtype=np.float64).sum())
+            found = _fewest(nonzero, found, energy * AUTO_ERROR**2 / (1 + _ROUNDING_SHARE))
+        centroids = _rounded(found)
     if with_zero:
         centroids = np.append(centroids, 0.0)
     # Centroids that round to one value are one; codes are of the codebook as it is written.
-    rounded = np.unique(to_numbers(from_numbers(centroids, dtype), dtype))
-    return assign(values, rounded), from_numbers(rounded, dtype)
+    book = np.unique(to_numbers(from_numbers(centroids, dtype), dtype))
+    return assign(values, book), from_numbers(book, dtype)
+
+
+def _fewest(values: Array, found: Clustering, allowed: float) -> Clustering:
+    """A clustering with about the fewest centroids whose squared error is within ``allowed``."""
+    most = k = found.centroids.size
+    if not 0 < found.wcss < allowed:  # also where nothing is lost: that must stay so
+        return found
+    trial = found
+    k = math.ceil(k * math.sqrt(found.wcss / allowed))  # the error falls as 1 / k^2
+    while k < most:
+        trial = kmeans_1d(values, k)
+        if trial.wcss <= allowed:
+            return trial
+        k += max(1, k // 64)
+    return found
+
+
+def _rounded(found: Clustering) -> Array:
+    """The centroids with the fewest mantissa bits that add at most 2% to the squared error.
+
+    A centroid is the mean of its values, so moving it by d adds n d^2 for its n values.
+    """
+    mantissa, exponent = np.frexp(found.centroids)
+    counts = np.bincount(found.codes, minlength=found.centroids.size)
+    for bits in range(_LEAST_MANTISSA, np.finfo(np.float64).nmant):
+        scale = 2.0 ** (bits + 1)
+        rounded = np.ldexp(np.round(mantissa * scale) / scale, exponent)
+        added = float((counts * np.square(rounded - found.centroids)).sum())
+        if added <= _ROUNDING_SHARE * found.wcss:
+            return rounded
+    return found.centroids
 
 
 def _why_sharing_does_not_pay(codes: Array, book: Array) -> str:
@@ -286,9 +357,10 @@ def measure(original: Array, now: Array) -> Error:
     """How far the values ``now`` are from the ``original`` ones."""
     if np.array_equal(original, now):
         return EXACT
-    difference = now.astype(np.float64) - original
+    wide = np.result_type(original, np.float64)
+    difference = now.astype(wide) - original
     noise = float(np.linalg.norm(difference))
-    signal = float(np.linalg.norm(original.astype(np.float64)))
+    signal = float(np.linalg.norm(original.astype(wide)))
     relative = noise / signal if signal else math.inf
     return Error(relative, -20 * math.log10(relative), float(np.abs(difference).max()))
 
@@ -298,7 +370,7 @@ def compress_checkpoint(
     path: str | os.PathLike[str],
     *,
     density: float | Mapping[str, float | None] | None = None,
-    bits: int | Mapping[str, int | None] | None = DEFAULT_BITS,
+    bits: Choice = AUTO,
     coder: str = "huffman",
     force: bool = False,
     progress: Callable[[TensorInfo], None] | None = None,

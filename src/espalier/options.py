@@ -192,9 +192,7 @@ def _value(written: str, kind: Callable[[str], V], what: str) -> V | None:
     try:
         value = kind(written)
     except ValueError:
-        wanted = {"int": "a whole number", "float": "a number"}.get(
-            getattr(kind, "__name__", ""), "a value"
-        )
+        wanted = "a number" if kind is float else "a whole number" if kind is int else "understood"
         raise InvalidArgument(f"{what}: {written!r} is not {wanted}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgument(f"{what}: {written!r} is not a finite number")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from espalier.container import atomic_write
+from espalier.container.layout import MAGIC
 from espalier.errors import FormatError, InvalidArgument, TruncatedFile
 from espalier.registry import Registry
 from espalier.state import Array, count, storage_dtype
 
-ESP_MAGIC = b"ESP"
 _HEAD_BYTES = 64
 
 
@@ -193,7 +193,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path}: the suffix is {path.suffix}, but inside it is a {_name(found)} file; "
             f"rename it to {found.suffixes[0]}"
         )
-    if head.startswith(ESP_MAGIC):
+    if head.startswith(MAGIC):
         raise InvalidArgument(f"{path}: is an Espalier file already; decompress it first")
     if named is not None:
         return named.open(path)  # raises, and says in what way the file is wrong

@@ -1,0 +1,186 @@
+"""``espalier compress``: a checkpoint to an ``.esp`` file, without data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from espalier.cli import console
+from espalier.errors import InvalidArgument
+from espalier.options import GLOBAL, Lookup, check_bits, check_density, parse
+
+if TYPE_CHECKING:
+    from espalier.compress import Summary
+    from espalier.interop import Checkpoint
+
+AUTO = "auto"
+
+
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Checkpoint: .safetensors, .pt, .pth or .npz."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.esp", help="File to write.")
+    ],
+    density: Annotated[
+        str | None,
+        typer.Option(
+            metavar="D",
+            help="Fraction of weights to keep, in (0, 1]: one value, or by kind and name pattern.",
+            show_default="all are kept",
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B",
+            help="Share 2^B values in each weight, B from 1 to 16, or none, or auto (fewest, at "
+            "most 256, within a relative error of 2^-7): one value, or by kind and name pattern.",
+            show_default=AUTO,
+        ),
+    ] = None,
+    coder: Annotated[str, typer.Option(metavar="NAME", help="Entropy coder.")] = "huffman",
+    force: console.Force = False,
+    as_json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Compress a checkpoint without data: share weights, and prune where asked to.
+
+    The defaults are safe: at most 256 shared values in each weight (8 bits), no pruning. Biases,
+    norms and integers are kept exactly. Saves disk and transfer, not memory or time once loaded.
+
+    [bold]Examples[/]
+
+    espalier compress resnet20.safetensors -o resnet20.esp
+
+    espalier compress lenet.pt -o lenet.esp --density 'conv=0.5,fc1*=0.1' --bits
+    'conv=8,linear=5,fc3*=6'
+
+    Keys are kinds ([bold]linear[/]: 2 dimensions, [bold]conv[/]: 3 to 5), or patterns on a tensor's
+    name with or without .weight; a later pattern overrides an earlier one, and any pattern a kind.
+    """
+    densities, widths = _options(density, bits)
+
+    from espalier.compress import compress_checkpoint
+    from espalier.interop import open_checkpoint
+
+    checkpoint = open_checkpoint(source)
+    if not quiet:
+        for line in checkpoint.notes:
+            console.note(f"{source}: {line}")
+    elements = sum(info.size for info in checkpoint.infos.values())
+    with console.progress(f"Compressing {source.name}", elements, quiet) as advance:
+        summary = compress_checkpoint(
+            checkpoint,
+            output,
+            density=densities,
+            bits=widths,
+            coder=coder,
+            force=force,
+            progress=lambda info: advance(info.size),
+        )
+    for name, reason in summary.skipped.items():
+        console.note(f"{source}: {name!r} is not in {output}: {reason}")
+    if as_json:
+        console.print_json(_as_json(checkpoint, output, summary))
+    elif not quiet:
+        _print(checkpoint, output, summary)
+
+
+def _options(density: str | None, bits: str | None) -> tuple[Any, Any]:
+    """The two options parsed and checked, before anything heavy is imported."""
+    try:
+        densities = None if density is None else parse(density, float, "density")
+        widths: Any = AUTO if bits is None else parse(bits, _width, "bits")
+        if densities is not None:
+            Lookup(densities, "density", check_density)
+        if isinstance(widths, dict):
+            widths = {GLOBAL: AUTO} | widths
+        Lookup(widths, "bits", lambda value: AUTO if value == AUTO else check_bits(value))
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from None
+    return densities, widths
+
+
+def _width(text: str) -> int | str:
+    return AUTO if text == AUTO else int(text)
+
+
+def _as_json(checkpoint: Checkpoint, output: Path, summary: Summary) -> dict[str, Any]:
+    return {
+        "input": str(checkpoint.path),
+        "output": str(output),
+        "input_bytes": checkpoint.path.stat().st_size,
+        "output_bytes": summary.ledger.file_bytes,
+        "ratio": checkpoint.path.stat().st_size / summary.ledger.file_bytes,
+        "tensors": [
+            {
+                "name": outcome.info.name,
+                "shape": list(outcome.info.shape),
+                "dtype": outcome.info.dtype,
+                "density": outcome.density,
+                "bits": outcome.bits,
+                "values": row.levels or None,
+                "kept_exactly_because": outcome.reason or None,
+                "original_bytes": outcome.info.nbytes,
+                "bytes": row.total_bytes,
+                "relative_error": outcome.error.relative,
+                "sqnr_db": outcome.error.sqnr_db,
+                "max_abs_error": outcome.error.max_abs,
+            }
+            for outcome, row in zip(summary.outcomes, summary.ledger.rows, strict=True)
+        ],
+        "skipped": dict(summary.skipped),
+    }
+
+
+def _print(checkpoint: Checkpoint, output: Path, summary: Summary) -> None:
+    rows = []
+    exact = []
+    for outcome, row in zip(summary.outcomes, summary.ledger.rows, strict=True):
+        if outcome.density is None and outcome.bits is None:
+            exact.append((outcome, row))
+            continue
+        error = outcome.error
+        rows.append(
+            [
+                outcome.info.name,
+                "x".join(map(str, outcome.info.shape)),
+                f"{100 * row.stored / max(row.elements, 1):.1f}",
+                "exact" if outcome.bits is None else str(row.levels),
+                console.size(outcome.info.nbytes),
+                console.size(row.total_bytes),
+                f"{error.relative:.2e}",
+                "-" if math.isinf(error.sqnr_db) else f"{error.sqnr_db:.1f}",
+                f"{error.max_abs:.2e}",
+            ]
+        )
+    columns = ["tensor", "shape", "keep %", "values", "bytes before", "after"]
+    columns += ["relative error", "SQNR dB", "max error"]
+    if rows:
+        console.print_table("Pruned or shared", columns, rows)
+    if exact:
+        console.print_table(
+            "Kept exactly",
+            ["tensor", "shape", "bytes before", "after", ""],
+            [
+                [
+                    outcome.info.name,
+                    "x".join(map(str, outcome.info.shape)) or "scalar",
+                    console.size(outcome.info.nbytes),
+                    console.size(row.total_bytes),
+                    outcome.reason,
+                ]
+                for outcome, row in exact
+            ],
+        )
+    before, after = checkpoint.path.stat().st_size, summary.ledger.file_bytes
+    typer.echo(
+        f"{checkpoint.path}: {console.size(before)} bytes\n{output}: {console.size(after)} bytes, "
+        f"{console.percent(after, before)} of it, {console.ratio(before, after)} smaller"
+    )

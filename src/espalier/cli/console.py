@@ -1,0 +1,94 @@
+"""What commands print: tables and JSON on standard output, progress and notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+MAX_WIDTH = 1000
+
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def note(message: str) -> None:
+    """One line on standard error."""
+    typer.echo(f"espalier: {message}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON on standard output; numbers that JSON lacks become null."""
+    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
+) -> None:
+    """A table on standard output: the first column to the left, the others to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        last = i == len(columns) - 1 and column == ""
+        justify: Any = "left" if i == 0 or last else "right"
+        table.add_column(column, justify=justify, no_wrap=not last, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if total:
+        table.add_section()
+        table.add_row(*map(Text, total))
+    # A narrow terminal, or none, must not cost a digit: lines are as long as they have to be.
+    wide = console.options.update(max_width=MAX_WIDTH)
+    console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table, crop=False)
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; yields a function that advances it. None unless on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _amount: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def size(n: int) -> str:
+    """A number of bytes, exactly: ``1,098,576``."""
+    return f"{n:,}"
+
+
+def ratio(original: int, compressed: int) -> str:
+    """``original / compressed``, as in ``4.32x``."""
+    return f"{original / compressed:.2f}x" if compressed else "-"
+
+
+def percent(part: float, whole: float) -> str:
+    """``part`` of ``whole``, as in ``23.1%``."""
+    return f"{100 * part / whole:.1f}%" if whole else "-"
