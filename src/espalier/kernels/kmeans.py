@@ -23,26 +23,6 @@ BLOCK = 64
 
 
 @njit(cache=True, nogil=True)
-def radix_count(keys: Array, shift: int, counts: Array) -> None:
-    """Count the digit ``keys >> shift`` into ``counts``, whose length is a power of two."""
-    mask = np.uint64(counts.size - 1)
-    s = np.uint64(shift)
-    for i in range(keys.size):
-        counts[np.int64((np.uint64(keys[i]) >> s) & mask)] += 1
-
-
-@njit(cache=True, nogil=True)
-def radix_scatter(keys: Array, shift: int, offsets: Array, out: Array) -> None:
-    """Move each key to the next place of its digit; ``offsets`` say where, and advance."""
-    mask = np.uint64(offsets.size - 1)
-    s = np.uint64(shift)
-    for i in range(keys.size):
-        digit = np.int64((np.uint64(keys[i]) >> s) & mask)
-        out[offsets[digit]] = keys[i]
-        offsets[digit] += 1
-
-
-@njit(cache=True, nogil=True)
 def block_sums(
     values: Array, weights: Array, shift: float, w: Array, s1: Array, s2: Array, first: int
 ) -> None:
@@ -119,7 +99,7 @@ def sums_at(
 
 
 @njit(cache=True, nogil=True)
-def _first_above(values: Array, x: float, lo: int, hi: int, near: int) -> int:
+def first_above(values: Array, x: float, lo: int, hi: int, near: int) -> int:
     """First index in [lo, hi] whose value is over ``x``, found by doubling steps from ``near``."""
     near = min(max(near, lo), hi)
     step = 1
@@ -158,7 +138,7 @@ def nearest_edges(values: Array, centroids: Array, edges: Array) -> bool:
     edges[k] = n
     for j in range(1, k):
         middle = 0.5 * centroids[j - 1] + 0.5 * centroids[j]
-        e = _first_above(values, middle, edges[j - 1], n, edges[j])
+        e = first_above(values, middle, edges[j - 1], n, edges[j])
         moved = moved or e != edges[j]
         edges[j] = e
     return moved
@@ -226,7 +206,7 @@ def _reseed(
         if cost[worst] < 0.0:
             break
         _, mean = _interval_cost(values, weights, shift, w, s1, s2, lo, hi)
-        cut = _first_above(values, mean, lo, hi, lo)
+        cut = first_above(values, mean, lo, hi, lo)
         if cut == hi:  # the mean was rounded up to the largest value
             cut -= 1
             while values[cut - 1] == values[cut]:
@@ -350,7 +330,7 @@ def plus_plus(
         centroids[at] = fresh
         for p in range(max(at, 1), min(at + 2, m + 1)):
             middle = 0.5 * centroids[p - 1] + 0.5 * centroids[p]
-            edges[p] = _first_above(values, middle, edges[p - 1], edges[min(p + 1, m + 1)], 0)
+            edges[p] = first_above(values, middle, edges[p - 1], edges[min(p + 1, m + 1)], 0)
         for p in range(max(at - 1, 0), min(at + 2, m + 1)):
             mass[p] = _distance_mass(
                 values, weights, shift, w, s1, s2, centroids[p], edges[p], edges[p + 1]
@@ -379,154 +359,3 @@ def squared_errors(
         i = max(i, stop)
         j += 1
     return total
-
-
-@njit(cache=True, nogil=True)
-def spread_blocks(values: Array, q: float, edges: Array) -> int:
-    """Cut values into the longest runs with (count) * (extent)^2 <= ``q``; equal values together.
-
-    Writes where runs begin, and n last, into ``edges``; returns the number of runs, or -1 where
-    ``edges`` is too short.
-    """
-    n = values.size
-    count = 0
-    lo = 0
-    while lo < n:
-        if count + 1 >= edges.size:
-            return -1
-        edges[count] = lo
-        count += 1
-        v = np.float64(values[lo])
-        # The first index that no longer fits, by doubling and then by halving.
-        good = lo
-        step = 1
-        while good + step < n and (good + step - lo + 1) * (values[good + step] - v) ** 2 <= q:
-            good += step
-            step *= 2
-        bad = min(n, good + step)
-        while bad - good > 1:
-            mid = (good + bad) // 2
-            if (mid - lo + 1) * (values[mid] - v) ** 2 <= q:
-                good = mid
-            else:
-                bad = mid
-        # A value equal to the last of the run must come with it.
-        last = np.float64(values[good])
-        lo = _first_above(values, last, good + 1, n, good + 1)
-    edges[count] = n
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _cost(w: Array, s1: Array, s2: Array, i: int, j: int) -> float:
-    m = w[j] - w[i]
-    d = s1[j] - s1[i]
-    return max(0.0, (s2[j] - s2[i]) - d * d / m)
-
-
-@njit(cache=True, nogil=True)
-def penalised_path(w: Array, s1: Array, s2: Array, penalty: float, parent: Array) -> float:
-    """Cheapest partition into intervals, where each costs its sum of squares plus ``penalty``.
-
-    f(j) = min over i < j of f(i) + cost(i, j) + penalty. Since cost has the quadrangle inequality,
-    a later i that is once better stays better: a queue holds who is best from where on, and each
-    newcomer's start is found by search (Hirschberg and Larmore 1987; Galil and Park 1992).
-    ``parent[j]`` becomes the best i. Returns f(m), m = ``w.size - 1``.
-    """
-    m = w.size - 1
-    f = np.empty(m + 1, np.float64)
-    candidate = np.empty(m + 1, np.int32)
-    start = np.empty(m + 1, np.int32)
-    f[0] = 0.0
-    head = 0
-    tail = 0
-    candidate[0] = 0
-    start[0] = 1
-    for j in range(1, m + 1):
-        while head < tail and start[head + 1] <= j:
-            head += 1
-        i = int(candidate[head])
-        f[j] = f[i] + _cost(w, s1, s2, i, j) + penalty
-        parent[j] = i
-        if j == m:
-            break
-        while tail > head and start[tail] > j:
-            p = int(start[tail])
-            old = int(candidate[tail])
-            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
-                tail -= 1
-            else:
-                break
-        old = int(candidate[tail])
-        # j is worse than ``old`` at ``bad`` (or cannot be used there) and better at ``good``.
-        bad = max(int(start[tail]), j)
-        step = 1
-        good = m + 1
-        while bad + step <= m:
-            p = bad + step
-            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
-                good = p
-                break
-            bad = p
-            step *= 2
-        if good > m:
-            if f[j] + _cost(w, s1, s2, j, m) < f[old] + _cost(w, s1, s2, old, m):
-                good = m
-            else:
-                continue
-        while good - bad > 1:
-            p = (bad + good) // 2
-            if f[j] + _cost(w, s1, s2, j, p) < f[old] + _cost(w, s1, s2, old, p):
-                good = p
-            else:
-                bad = p
-        tail += 1
-        candidate[tail] = j
-        start[tail] = good
-    return f[m]
-
-
-@njit(cache=True, nogil=True)
-def _cell(v: float, low: float, scale: float, cells: int) -> int:
-    # Rises with v whatever the rounding, which is all that the look-up needs to be exact.
-    x = (v - low) * scale
-    if not x > 0:
-        return 0
-    if x >= cells - 1:
-        return cells - 1
-    return int(x)
-
-
-@njit(cache=True, nogil=True)
-def fill_table(thresholds: Array, low: float, scale: float, table: Array) -> None:
-    """``table[c]``: the number of thresholds whose cell is before c, for c up to the last + 1."""
-    cells = table.size - 1
-    j = 0
-    for c in range(cells + 1):
-        while j < thresholds.size and _cell(thresholds[j], low, scale, cells) < c:
-            j += 1
-        table[c] = j
-
-
-@njit(cache=True, nogil=True)
-def assign(
-    values: Array, thresholds: Array, low: float, scale: float, table: Array, codes: Array
-) -> None:
-    """``codes[i]``: the number of thresholds that are under ``values[i]``.
-
-    A threshold in an earlier cell is under the value, one in a later cell is not; the few in the
-    same cell are searched.
-    """
-    cells = table.size - 1
-    for i in range(values.size):
-        v = values[i]
-        c = _cell(v, low, scale, cells)
-        lo = np.int64(table[c])
-        hi = np.int64(table[c + 1])
-        while lo < hi:
-            mid = (lo + hi) >> 1
-            if thresholds[mid] < v:
-                lo = mid + 1
-            else:
-                hi = mid
-        codes[i] = lo

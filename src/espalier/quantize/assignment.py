@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from espalier.errors import InvalidArgument
-from espalier.kernels import kmeans as kernels
+from espalier.kernels import lookup
 from espalier.quantize.sorted_values import in_threads, pieces
 
 Array = NDArray[Any]
@@ -49,11 +49,11 @@ def assign(values: ArrayLike, centroids: ArrayLike) -> Array:
     cells = 1 << 12 if book.size <= 256 else 1 << 16
     low, scale = _grid(limits, cells)
     table = np.empty(cells + 1, np.uint16)
-    kernels.fill_table(limits, low, scale, table)
+    lookup.fill_table(limits, low, scale, table)
 
     def work(piece: tuple[int, int]) -> None:
         lo, hi = piece
-        kernels.assign(flat[lo:hi], limits, low, scale, table, codes[lo:hi])
+        lookup.assign(flat[lo:hi], limits, low, scale, table, codes[lo:hi])
 
     in_threads(work, pieces(flat.size, 1 << 19))
     return codes

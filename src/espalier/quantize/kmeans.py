@@ -125,8 +125,8 @@ def solve(
     flat: Array, k: int, method: Solver, weights: Array | None = None
 ) -> tuple[Solution, float]:
     """Centroids and sum of squares for checked values; :func:`kmeans_1d` without the codes."""
-    if not 1 <= k <= 65536:
-        raise InvalidArgument(f"k must be within 1 and 65536, not {k}")
+    if not isinstance(k, int | np.integer) or not 1 <= k <= 65536:
+        raise InvalidArgument(f"k must be a whole number within 1 and 65536, not {k!r}")
     if weights is not None:
         flat, weights = flat[weights > 0], weights[weights > 0]
     if not flat.size:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels import kmeans as kernels
+from espalier.kernels.intervals import penalised_path
 
 Array = NDArray[Any]
 
@@ -44,7 +44,7 @@ def shortest(sums: Array, penalty: float) -> Path:
     """The partition that is optimal for ``penalty``; ``sums`` are prefix sums, shape (3, M + 1)."""
     w, s1, s2 = sums
     parent = np.empty(w.size, np.int32)
-    value = float(kernels.penalised_path(w, s1, s2, penalty, parent))
+    value = float(penalised_path(w, s1, s2, penalty, parent))
     cuts = [w.size - 1]
     while cuts[-1] > 0:
         cuts.append(int(parent[cuts[-1]]))
@@ -58,40 +58,52 @@ def path_cost(sums: Array, cuts: Array) -> float:
     return float(np.sum(np.maximum(0.0, s2 - s1 * s1 / w)))
 
 
-def best_partition(sums: Array, k: int, penalty: float | None = None) -> tuple[Array, float, float]:
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The blocks cut into k intervals.
+
+    Attributes
+    ----------
+    cuts : ndarray, int64, shape (k + 1,)
+        Indices into 0..M, the first 0 and the last M; fewer where there are fewer blocks than k.
+    lower_bound : float
+        No partition into at most k intervals costs less.
+    optimal : bool
+        Whether this one costs no more (up to rounding).
+    penalty : float
+        At which the bound was found.
+    """
+
+    cuts: Array
+    lower_bound: float
+    optimal: bool
+    penalty: float
+
+
+def best_partition(sums: Array, k: int, penalty: float | None = None) -> Partition:
     """Cut ``M`` blocks into ``k`` intervals with the least sum of squares.
 
     Parameters
     ----------
     sums : ndarray, float64, shape (3, M + 1)
-        Prefix sums of weight, weight*x, weight*x^2 at the places where cuts are allowed.
+        Prefix sums of weight, weight*x, weight*x^2 at the places where cuts are allowed; weights
+        of blocks are positive.
     k : int
         Number of intervals, at least 1.
     penalty : float, optional
         Where to begin the search, when known from a coarser problem.
-
-    Returns
-    -------
-    cuts : ndarray, int64, shape (k + 1,)
-        Indices into 0..M, the first 0 and the last M.
-    lower_bound : float
-        No partition into at most ``k`` intervals costs less.
-    penalty : float
-        At which the bound was found.
     """
     m = sums.shape[1] - 1
+    each, ends = np.arange(m + 1), np.array([0, m])
+    least, whole = path_cost(sums, each), path_cost(sums, ends)
     if m <= k:
-        cuts = np.arange(m + 1)
-        return cuts, path_cost(sums, cuts), 0.0
-    ends = np.array([0, m])
-    whole = path_cost(sums, ends)
-    if k == 1 or whole == 0.0:
-        return (ends if k == 1 else np.append(np.arange(k), m)), whole, whole
-    each = np.arange(m + 1)
+        return Partition(each, least, True, 0.0)
+    if k == 1:
+        return Partition(ends, whole, True, whole)
     few = Path(whole, ends, whole, 2 * whole)
-    many = Path(0.0, each, path_cost(sums, each), 0.0)
+    many = Path(0.0, each, least, least)
     best, best_penalty = 0.0, 0.0
-    trial = penalty if penalty else 5.4 * whole / k**3  # Panter and Dite for a Gaussian
+    trial = penalty or 5.4 * whole / k**3  # Panter and Dite for a normal distribution
     for step in range(TRIALS):
         chord = (few.cost - many.cost) / (many.links - few.links)
         if step % 4 == 3 or not many.penalty < trial < few.penalty:
@@ -100,15 +112,16 @@ def best_partition(sums: Array, k: int, penalty: float | None = None) -> tuple[A
         if path.value - trial * k > best:
             best, best_penalty = path.value - trial * k, trial
         if path.links == k:
-            return path.cuts, best, best_penalty
+            return Partition(path.cuts, best, True, best_penalty)
         if trial == chord and not few.links < path.links < many.links:
-            break  # both ends are optimal for this penalty, and so is what lies between them
+            # No corner of g lies between: both ends are optimal for this penalty.
+            return Partition(_crossed(few.cuts, many.cuts, k), best, True, best_penalty)
         if path.links < k:
             few = path
         else:
             many = path
         trial = _interpolated(few, many, k)
-    return _between(few.cuts, many.cuts, k), best, best_penalty
+    return Partition(_crossed(few.cuts, many.cuts, k), best, False, best_penalty)
 
 
 def _interpolated(few: Path, many: Path, k: int) -> float:
@@ -119,14 +132,15 @@ def _interpolated(few: Path, many: Path, k: int) -> float:
     return float(few.penalty * (few.links / k) ** slope)
 
 
-def _between(few: Array, many: Array, k: int) -> Array:
+def _crossed(few: Array, many: Array, k: int) -> Array:
     """``k`` intervals from two partitions that are optimal for one penalty, one with fewer.
 
-    Somewhere an interval of the one holds the interval of the other that has ``k - len(few)`` more
-    before it. Crossing over there costs nothing, by the quadrangle inequality.
+    Somewhere an interval of the one holds the interval of the other that has ``k`` - ``len(few)``
+    more before it. Crossing over there costs nothing, by the quadrangle inequality.
     """
     ahead = k - (few.size - 1)
-    for p in range(1, few.size):
-        if few[p - 1] <= many[p - 1 + ahead] and many[p + ahead] <= few[p]:
-            return np.concatenate([many[: p + ahead], few[p:]])
-    raise AssertionError("two partitions of one line always cross")  # pragma: no cover
+    holds = (few[:-1] <= many[ahead : ahead + few.size - 1]) & (
+        many[ahead + 1 : ahead + few.size] <= few[1:]
+    )
+    p = int(np.argmax(holds)) + 1
+    return np.concatenate([many[: p + ahead], few[p:]])

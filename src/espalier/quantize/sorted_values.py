@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.kernels import intervals, radix
 from espalier.kernels import kmeans as kernels
 
 Array = NDArray[Any]
@@ -159,7 +160,7 @@ class SortedValues:
         ``q`` = 0 runs are the distinct values.
         """
         edges = np.empty(min(limit, self.size) + 1, np.int64)
-        count = int(kernels.spread_blocks(self.values, q, edges))
+        count = int(intervals.spread_blocks(self.values, q, edges))
         return None if count < 0 else edges[: count + 1]
 
     def distinct(self) -> Array:
@@ -246,9 +247,9 @@ def _radix_sort(keys: Array, shift: int) -> Array:
 
 def _count(keys: Array, at: int, task: tuple[tuple[int, int], Array]) -> None:
     (lo, hi), counts = task
-    kernels.radix_count(keys[lo:hi], at, counts)
+    radix.count(keys[lo:hi], at, counts)
 
 
 def _scatter(keys: Array, at: int, out: Array, task: tuple[tuple[int, int], Array]) -> None:
     (lo, hi), offsets = task
-    kernels.radix_scatter(keys[lo:hi], at, offsets, out)
+    radix.scatter(keys[lo:hi], at, offsets, out)

@@ -42,4 +42,4 @@ class Sample(Initialisation):
         edges = sample.runs(0.0, n)
         if edges is None or edges.size <= k:
             return data.quantiles((np.arange(k) + 0.5) / k)  # too few distinct values were drawn
-        return sample.centroids_of(edges[best_partition(sample.sums_at(edges), k)[0]])
+        return sample.centroids_of(edges[best_partition(sample.sums_at(edges), k).cuts])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from espalier.quantize.partition import best_partition
 from espalier.quantize.solver import SOLVERS, Solution, Solver
 from espalier.quantize.sorted_values import SortedValues
@@ -27,5 +29,6 @@ class Exact(Solver):
 
     def solve(self, data: SortedValues, k: int) -> Solution:
         edges = data.distinct()
-        cuts, bound, _ = best_partition(data.sums_at(edges), k)
-        return Solution(data.centroids_of(edges[cuts]), bound)
+        best = best_partition(data.sums_at(edges), k)
+        bound = np.inf if best.optimal else best.lower_bound
+        return Solution(data.centroids_of(edges[best.cuts]), bound)

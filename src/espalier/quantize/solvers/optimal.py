@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espalier.errors import InvalidArgument
 from espalier.kernels import kmeans as kernels
 from espalier.quantize.partition import best_partition
 from espalier.quantize.solver import SOLVERS, Array, Solution, Solver
 from espalier.quantize.sorted_values import SortedValues
 
-FEWEST, MOST = 1 << 17, 1 << 21
-PER_CLUSTER = 1024
+FEWEST, MOST, PER_CLUSTER = 1 << 17, 1 << 21, 1024
+"""Blocks that are used by default: so many to a cluster, within these bounds."""
+
 CELLS = 4096
+"""Stretches of equal count in which the density is taken to be constant."""
 
 
 @SOLVERS.register("optimal")
@@ -27,13 +30,15 @@ class Optimal(Solver):
     2. The best clusters made of whole blocks are found (:mod:`espalier.quantize.partition`).
     3. Lloyd's iteration on the values moves the boundaries inside their blocks.
 
-    Where there are few distinct values (at most 131072, or 1024 k) each is a block of its own, and
-    the result is the optimum.
+    Where there are no more distinct values than blocks, each is a block of its own, and the result
+    is the optimum. Time is O(n) for the sort and O(b log b) for b blocks, whatever k is.
 
     Parameters
     ----------
     iterations : int
         Of Lloyd in step 3, at most.
+    blocks : int, optional
+        At most so many; 1024 k within 131072 and 2097152 by default.
 
     Notes
     -----
@@ -44,7 +49,7 @@ class Optimal(Solver):
     most n e / 4 on one side of the cut or the other, so that the block pays at most D n e / 2. Its
     values are D/2 - e or more from their centroids, so that it has n (D/2 - e)^2 of OPT at least.
     By Minkowski and Cauchy-Schwarz all cut blocks pay at most sqrt(OPT Q) + Q together, where Q is
-    the sum of the k - 1 largest n e^2. (A block cut more than once goes to a centroid inside it, and
+    the sum of the k - 1 largest n e^2. (A block cut more than once goes to a centroid in it, and
     pays at most n e^2.) Hence A <= OPT + sqrt(OPT Q) + Q, and
 
         sqrt(OPT) >= (sqrt(4 A - 3 Q) - sqrt(Q)) / 2.
@@ -54,9 +59,17 @@ class Optimal(Solver):
     """
 
     iterations: int = 300
+    blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise InvalidArgument(f"iterations must be 0 or more, not {self.iterations}")
+        if self.blocks is not None and self.blocks < 1:
+            raise InvalidArgument(f"blocks must be 1 or more, not {self.blocks}")
 
     def solve(self, data: SortedValues, k: int) -> Solution:
-        edges = data.runs(0.0, limit := max(FEWEST, min(PER_CLUSTER * k, MOST)))
+        limit = max(self.blocks or max(FEWEST, min(PER_CLUSTER * k, MOST)), 2 * k)
+        edges = data.runs(0.0, limit)
         exact = edges is not None
         if edges is None:
             edges = _blocks(data, limit)
@@ -65,13 +78,14 @@ class Optimal(Solver):
         if edges.size > 64 * k:
             # One cut in 16 finds the penalty nearly, at a sixteenth of the cost.
             coarse = np.append(np.arange(0, edges.size - 1, 16), edges.size - 1)
-            penalty = best_partition(sums[:, coarse], k)[2]
-        cuts, bound, _ = best_partition(sums, k, penalty)
-        centroids = data.centroids_of(edges[cuts])
+            penalty = best_partition(sums[:, coarse], k).penalty
+        best = best_partition(sums, k, penalty)
+        centroids = data.centroids_of(edges[best.cuts])
         if exact:
-            return Solution(centroids, bound)
+            return Solution(centroids, np.inf if best.optimal else best.lower_bound)
         done, _ = kernels.lloyd(*data.sums, centroids, self.iterations, True)
-        return Solution(centroids, _bound(data, edges, sums, k, bound), int(done))
+        bound = _bound(data, edges, sums, k, best.lower_bound)
+        return Solution(centroids, bound, int(done))
 
 
 def _blocks(data: SortedValues, limit: int) -> Array:
@@ -79,8 +93,7 @@ def _blocks(data: SortedValues, limit: int) -> Array:
     ends = np.linspace(0, data.size - 1, CELLS + 1).astype(np.int64)
     count = np.diff(ends)
     spread = count * np.diff(data.values[ends].astype(np.float64)) ** 2
-    spread = spread[spread > 0]
-    count = count[: spread.size]
+    count, spread = count[spread > 0], spread[spread > 0]
     # A cell of one density takes (spread / q)^(1/3) blocks, and no more than it has values.
     low, high = -100.0, 2.0
     top = np.log2(spread.max()) if spread.size else 0.0
