@@ -191,21 +191,37 @@ def release(target: Target) -> None:
         return
     weight, parameter = target.value.detach().clone(), target.latent
     for site in target.sites:
+        rank = parameter_rank(site.module)
         parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
+        held = site.module._parameters
+        for name in sorted(held, key=lambda name: rank.get(name, len(rank))):
+            held[name] = held.pop(name)
     parameter.set_(weight)  # type: ignore[arg-type]
     parameter.grad = None
+
+
+def parameter_rank(module: nn.Module) -> dict[str, int]:
+    """Place of each parameter in the plain module, where Espalier has parametrized it; else empty."""
+    held = getattr(module, "parametrizations", None)
+    return {name: i for i, name in enumerate(getattr(held, "order", ()))}
 
 
 def _register(target: Target, parametrization: nn.Module) -> None:
     """Put one parametrization on every site. All of them go on sharing one parameter.
 
-    ``unsafe``: a codebook has another shape than the weight that is made from it.
+    ``unsafe``: a codebook has another shape than the weight that is made from it. The order of the
+    module's parameters is kept beside, for :func:`release`: optimizers and files go by it.
     """
     for site in target.sites:
-        if site.parametrizations is None:
-            parametrize.register_parametrization(
-                site.module, site.attribute, parametrization, unsafe=True
-            )
+        if site.parametrizations is not None:
+            continue
+        order = list(site.module._parameters)
+        parametrize.register_parametrization(
+            site.module, site.attribute, parametrization, unsafe=True
+        )
+        held = site.module.parametrizations
+        assert isinstance(held, nn.ModuleDict)
+        held.order = getattr(held, "order", order)  # type: ignore[assignment]
 
 
 def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True) -> nn.Module:

@@ -19,6 +19,7 @@ from espalier.parametrization import (
     codes_dtype,
     current,
     finalize,
+    parameter_rank,
     set_codes,
     set_mask,
 )
@@ -130,24 +131,26 @@ def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> C
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The ``state_dict`` that ``model`` would have with every parametrization removed.
-
-    A parametrized weight takes the place of its parametrization's entries, so that the order is that
-    of the plain module's own: parameters, then buffers.
-    """
-    plain: dict[str, Tensor] = {}
+    """The ``state_dict`` that ``model`` would have with every parametrization removed, in its order."""
+    plain: dict[str, dict[str, Tensor]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for key, value in model.state_dict(keep_vars=True).items():
-        if key.endswith("_extra_state"):
+        path, _, name = key.rpartition(".")
+        if name == "_extra_state":
             raise InvalidArgument(f"{key}: extra state of a module is not a tensor; it cannot be saved")
         head, mark, tail = key.rpartition("parametrizations.")
         if not (mark and (not head or head.endswith("."))):
-            plain[key] = value
+            plain.setdefault(path, {})[name] = value
             continue
-        attribute = tail.partition(".")[0]
-        if head + attribute not in plain:
-            plain[head + attribute] = getattr(modules[head.rstrip(".")], attribute)
-    return {name: value.detach() for name, value in plain.items()}
+        path, name = head.rstrip("."), tail.partition(".")[0]
+        if name not in plain.setdefault(path, {}):
+            plain[path][name] = getattr(modules[path], name)
+    state = {}
+    for path, tensors in plain.items():
+        rank = parameter_rank(modules[path]) if path in modules else {}
+        for name in sorted(tensors, key=lambda name: rank.get(name, len(rank))):  # noqa: B023
+            state[f"{path}.{name}" if path else name] = tensors[name].detach()
+    return state
 
 
 def save(

@@ -199,7 +199,7 @@ def _save(context: Context, options: schema.Save) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger = save(context.model, path, coder=options.coder)
     _check_saved(context.model, path)
-    return {"path": options.path, "coder": options.coder, "ledger": ledger.to_json()}
+    return {"path": options.path, "coder": options.coder, "ledger": ledger.to_dict()}
 
 
 def _check_saved(model: nn.Module, path: Path) -> None:
