@@ -30,7 +30,7 @@ $(BENCH_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/espalier demo $(ARGS)
+	$(BIN)/espalier demo --out runs/demo --force $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

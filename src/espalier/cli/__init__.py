@@ -16,10 +16,11 @@ from typing import Annotated
 import typer
 
 from espalier import __version__
-from espalier.cli import compress, decompress, inspect, verify
+from espalier.cli import compress, decompress, demo, inspect, run, verify
 from espalier.errors import EspalierError
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 # Typer carries its own copy of Click, whose class of usage errors has no public name.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (compress, decompress, inspect, verify):
+for _module in (demo, compress, decompress, inspect, verify, run):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 
@@ -52,9 +53,9 @@ def _options(
     """Make trained neural networks small enough to ship: prune, share weights, entropy-code."""
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     # An exception, unlike the default action, lets temporary files be removed.
-    raise SystemExit(128 + number)
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str) -> None:
@@ -73,20 +74,24 @@ def main(args: list[str] | None = None) -> int:
         _fail(f"{_usage_of(error)} (see 'espalier {_command_of(error)}--help')")
         return 2
     except BrokenPipeError:
-        return _closed_pipe()
+        _drop_output()
+        return 1
     except (EspalierError, NotImplementedError) as error:
         _fail(str(error))
         return 1
     except OSError as error:
         _fail(_os_error(error))
+        _drop_output()
         return 1
     except MemoryError:
         _fail("not enough memory")
         return 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    if status == INTERRUPTED:
-        _fail("interrupted")
+    except SystemExit as error:
+        status = error.code
+    if status in (INTERRUPTED, TERMINATED):
+        _fail("interrupted" if status == INTERRUPTED else "terminated")
     return status if isinstance(status, int) else 0
 
 
@@ -100,11 +105,12 @@ def _command_of(error: Exception) -> str:
     return " ".join([*path, ""])
 
 
-def _closed_pipe() -> int:
-    """Whoever read the output has gone: end quietly, without a second failure at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    return 1
+def _drop_output() -> None:
+    """Forget what standard output could not take: at exit it would fail once more, and say so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _os_error(error: OSError) -> str:

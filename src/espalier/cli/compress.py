@@ -51,18 +51,21 @@ def command(
 ) -> None:
     """Compress a checkpoint without data: share weights, and prune where asked to.
 
-    The defaults are safe: at most 256 shared values in each weight (8 bits), no pruning. Biases,
-    norms and integers are kept exactly. Saves disk and transfer, not memory or time once loaded.
+    The defaults are safe: at most 256 shared values in each weight (8 bits), no
+    pruning; biases, norms and integers are kept exactly. Saves disk and
+    transfer, not memory or time once loaded.
 
     [bold]Examples[/]
 
     espalier compress resnet20.safetensors -o resnet20.esp
 
-    espalier compress lenet.pt -o lenet.esp --density 'conv=0.5,fc1*=0.1' --bits
-    'conv=8,linear=5,fc3*=6'
+    espalier compress lenet.pt -o lenet.esp --bits 'conv=8,linear=5,fc3*=6'
 
-    Keys are kinds ([bold]linear[/]: 2 dimensions, [bold]conv[/]: 3 to 5), or patterns on a tensor's
-    name with or without .weight; a later pattern overrides an earlier one, and any pattern a kind.
+    espalier compress lenet.pt -o lenet.esp --density 'linear=0.1,fc3*=0.5'
+
+    Keys are kinds ([bold]linear[/]: 2 dimensions, [bold]conv[/]: 3 to 5), or patterns on a
+    tensor's name with or without .weight. A pattern overrides a kind, and of
+    two patterns the later one counts.
     """
     densities, widths = _options(density, bits)
 

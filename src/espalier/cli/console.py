@@ -79,6 +79,47 @@ def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], Non
         yield lambda amount: bar.advance(task, amount)
 
 
+@contextmanager
+def stages(quiet: bool) -> Iterator[Callable[[str, int, int, str], None] | None]:
+    """A bar for each stage of a run; yields what the run reports to, or None.
+
+    The report takes (stage, steps done, steps in all, a short text). Where standard error is no
+    terminal, each stage is one line when it begins.
+    """
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        begun: set[str] = set()
+
+        def say(stage: str, _done: int, _total: int, _text: str) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                note(stage)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def report(stage: str, done: int, total: int, text: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, text=text)
+            bar.update(tasks[stage], completed=done, total=total, text=text)
+
+        yield report
+
+
 def size(n: int) -> str:
     """A number of bytes, exactly: ``1,098,576``."""
     return f"{n:,}"

@@ -19,10 +19,10 @@ def command(
     source: Annotated[Path, typer.Argument(metavar="FILE.esp", help="File to look into.")],
     as_json: console.Json = False,
 ) -> None:
-    """Show the ledger: bytes by tensor and purpose, and the columns of Deep Compression's tables.
+    """Show where the bytes went, tensor by tensor, and the columns of the paper's tables.
 
-    P: kept values with fixed-width gaps. P+Q: fixed-width codes and gaps, and the codebook. P+Q+H:
-    the file as it is. Sizes in % are of the original tensors.
+    P: kept values with fixed-width gaps. P+Q: fixed-width codes and gaps, and the
+    codebook. P+Q+H: the file as it is. Sizes in % are of the original tensors.
 
     [bold]Example[/]
 

@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Check every checksum, decode every tensor, and measure the distance from the original.
 
-    Exit status 1 where the file is corrupt, or holds other names, shapes or dtypes than the
-    original.
+    Exit status 1 where the file is corrupt, or holds other names, shapes or
+    dtypes than the original.
 
     [bold]Example[/]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
+import numpy as np
+
 from espalier.errors import CorruptFile, FormatError, InvalidArgument, TruncatedFile
 from espalier.interop.base import FORMATS, Checkpoint, Content, Format, TensorInfo
 from espalier.interop.npz_file import zip_members
-from espalier.state import STORAGE_DTYPES, Array, storage_dtype
+from espalier.state import STORAGE_DTYPES, Array
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights")
 """Where training scripts put the weights, tried in this order."""
 
-_BITS_OF = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 _PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -53,7 +55,10 @@ class TorchCheckpoint(Checkpoint):
         super().__init__(path, infos, aliases=aliases, skipped=skipped, notes=notes)
 
     def _load(self, info: TensorInfo) -> Array:
-        return to_numpy(self._tensors[info.name])
+        from espalier.torch_io import to_array
+
+        tensor = self._tensors[info.name].resolve_conj().resolve_neg()
+        return np.array(to_array(tensor)[1]).reshape(info.shape)  # a copy: the file may be mapped
 
 
 def _load_weights_only(path: Path) -> Any:
@@ -148,33 +153,6 @@ def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
-def to_numpy(tensor: torch.Tensor) -> Array:
-    """A torch tensor as an array in its storage dtype, bit for bit."""
-    import numpy as np
-    import torch
-
-    name = _dtype_name(tensor)
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    if name in _BITS_OF:
-        plain = plain.view(getattr(torch, _BITS_OF[name]))
-    array: Array = plain.numpy().view(storage_dtype(name)).reshape(tuple(tensor.shape))
-    return np.array(array)  # a copy: the storage may be a mapped file
-
-
-def from_numpy(array: Array, dtype: str) -> torch.Tensor:
-    """The torch tensor of ``dtype`` whose bits are those of ``array``."""
-    import numpy as np
-    import torch
-
-    flat = np.array(array, storage_dtype(dtype)).reshape(-1)
-    if dtype in _BITS_OF:
-        bits = torch.from_numpy(flat.view(_BITS_OF[dtype]))
-        tensor = bits.view(getattr(torch, dtype))
-    else:
-        tensor = torch.from_numpy(flat)
-    return tensor.reshape(array.shape)
-
-
 @FORMATS.register("PyTorch")
 @dataclass(frozen=True)
 class Torch(Format):
@@ -195,13 +173,20 @@ class Torch(Format):
         """Any dtype of ours is one of PyTorch's."""
 
     def write(self, file: BinaryIO, content: Content) -> None:
-        from collections import OrderedDict
-
         import torch
 
+        from espalier.torch_io import to_tensor
+
         tensors = OrderedDict(
-            (info.name, from_numpy(content.load(info.name), info.dtype)) for info in content.infos
+            (info.name, to_tensor(content.load(info.name).reshape(info.shape), info.dtype))
+            for info in content.infos
         )
         for alias, name in content.aliases.items():
             tensors[alias] = tensors[name]
-        torch.save(tensors, file)
+        try:
+            torch.save(tensors, file)
+        except RuntimeError as error:
+            # Closing its archive, torch fails again and hides what the system said: a full disk.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise

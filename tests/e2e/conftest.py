@@ -1,0 +1,92 @@
+"""The command line as a process of its own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+def environment():
+    """A plain one: whether colours are on must not depend on who runs the tests."""
+    keep = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    return keep | {"PYTHONUNBUFFERED": ""}
+
+
+@pytest.fixture(scope="session")
+def espalier():
+    """Run ``espalier ARGS``; returns its exit status, standard output and standard error."""
+
+    def run(*args, **options):
+        done = subprocess.run(
+            [sys.executable, "-m", "espalier", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment(),
+            **options,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fails(espalier):
+    """Run ``espalier ARGS``, which must end with ``status`` and one line on standard error."""
+
+    def run(*args, status=1, **options):
+        ran = espalier(*args, **options)
+        assert ran.status == status, ran
+        assert ran.err.startswith("espalier: "), ran
+        assert ran.err.count("\n") == 1, ran
+        assert ran.err.endswith("\n"), ran
+        assert ran.out == "", ran
+        return ran.err
+
+    return run
+
+
+def network(seed=0):
+    """Tensors of a small network: shared, kept exactly, and of dtypes that are neither."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(0, 0.1, shape).astype(np.float32)
+
+    padding = normal(100, 32)
+    padding[0] = 0
+    return {
+        "conv1.weight": normal(16, 3, 3, 3),
+        "conv1.bias": normal(16),
+        "fc1.weight": normal(64, 256),
+        "fc1.bias": normal(64),
+        "half.weight": normal(64, 64).astype(np.float16),
+        "embed.weight": padding,
+        "tiny.weight": normal(2, 2),
+        "steps": np.array(7),
+        "table": np.arange(300, dtype=np.int32),
+    }
+
+
+@pytest.fixture(scope="session")
+def tensors():
+    return network()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tensors):
+    """A safetensors file with :func:`network` in it, alone in its folder."""
+    path = tmp_path / "net.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path
