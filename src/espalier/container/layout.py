@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espalier.entropy.cursor import Cursor, varint
-from espalier.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from espalier.errors import CorruptFile, FormatError, InvalidArgument, UnsupportedVersion
 from espalier.state import STORAGE_DTYPES, count
 
 MAGIC = b"\x89ESP\r\n\x1a\n"
@@ -63,7 +63,7 @@ DTYPE_NAMES = {number: name for name, number in DTYPE_IDS.items()}
 MAX_DIMS = 15
 MAX_ELEMENTS = 1 << 48
 MAX_LEVELS = 1 << 16
-MAX_NAME_BYTES = 4096
+MAX_NAME_BYTES = 1024
 
 ALIASES = 1
 METADATA = 2
@@ -131,8 +131,67 @@ def footer(directory: bytes) -> bytes:
 # ---------------------------------------------------------------- names
 
 
-def encode_name(name: str, previous: bytes, what: str = "tensor") -> tuple[bytes, bytes]:
-    """Write a name after the one before it: shared prefix, rest. Returns (field, UTF-8 name)."""
+class Names:
+    """Names one after the other, each in terms of those before it; the same to write and to read.
+
+    A name is what it shares with the start of the one before it, and the rest. Rests come back all
+    the time (``weight``, ``bn1.running_mean``), so each distinct one is written once:
+
+        varint  shared   bytes in common with the start of the name before
+        varint  which    0: a new rest follows; i: the i-th distinct rest in the order of coming up
+        varint  length   if new
+        bytes            if new, UTF-8 once joined
+    """
+
+    def __init__(self) -> None:
+        self._previous = b""
+        self._rests: dict[bytes, int] = {}
+        self._by_index: list[bytes] = []
+
+    def encode(self, name: str, what: str = "tensor") -> bytes:
+        """The next name; ``what`` it names is for messages."""
+        utf8 = check_name(name, what)
+        shared = 0
+        while shared < min(len(utf8), len(self._previous)) and (
+            utf8[shared] == self._previous[shared]
+        ):
+            shared += 1
+        rest = utf8[shared:]
+        self._previous = utf8
+        if rest in self._rests:
+            return varint(shared) + varint(self._rests[rest])
+        self._add(rest)
+        return varint(shared) + varint(0) + varint(len(rest)) + rest
+
+    def decode(self, cursor: Cursor, what: str = "tensor") -> str:
+        """Read the next name."""
+        shared = cursor.varint(f"{what} name: shared prefix", len(self._previous))
+        which = cursor.varint(f"{what} name: rest", len(self._by_index))
+        if which:
+            rest = self._by_index[which - 1]
+        else:
+            length = cursor.varint(f"{what} name: length", MAX_NAME_BYTES)
+            rest = bytes(cursor.take(length, f"{what} name"))
+            self._add(rest)
+        utf8 = self._previous[:shared] + rest
+        if len(utf8) > MAX_NAME_BYTES:
+            raise CorruptFile(
+                f"the {what} name {utf8[:40]!r}... is {len(utf8)} bytes long, "
+                f"over the limit of {MAX_NAME_BYTES}"
+            )
+        self._previous = utf8
+        try:
+            return utf8.decode("utf-8")
+        except UnicodeDecodeError:
+            raise CorruptFile(f"the {what} name {utf8[:40]!r} is not UTF-8") from None
+
+    def _add(self, rest: bytes) -> None:
+        self._by_index.append(rest)
+        self._rests.setdefault(rest, len(self._by_index))
+
+
+def check_name(name: str, what: str = "tensor") -> bytes:
+    """The UTF-8 of a name; :class:`InvalidArgument` if it has none or is too long."""
     try:
         utf8 = name.encode("utf-8")
     except UnicodeEncodeError:
@@ -142,30 +201,16 @@ def encode_name(name: str, previous: bytes, what: str = "tensor") -> tuple[bytes
             f"the {what} name {name[:40]!r}... is {len(utf8)} bytes long, "
             f"over the limit of {MAX_NAME_BYTES}"
         )
-    shared = 0
-    while shared < min(len(utf8), len(previous)) and utf8[shared] == previous[shared]:
-        shared += 1
-    return varint(shared) + varint(len(utf8) - shared) + utf8[shared:], utf8
-
-
-def decode_name(cursor: Cursor, previous: bytes, what: str = "tensor") -> tuple[str, bytes]:
-    """Read what :func:`encode_name` wrote."""
-    shared = cursor.varint(f"{what} name: shared prefix", len(previous))
-    rest = cursor.varint(f"{what} name: length", MAX_NAME_BYTES - shared)
-    utf8 = previous[:shared] + bytes(cursor.take(rest, f"{what} name"))
-    try:
-        return utf8.decode("utf-8"), utf8
-    except UnicodeDecodeError:
-        raise CorruptFile(f"the {what} name {utf8[:40]!r} is not UTF-8") from None
+    return utf8
 
 
 # ---------------------------------------------------------------- entries
 
 
-def encode_entry(entry: Entry, previous: bytes) -> tuple[bytes, bytes]:
-    """Write an entry after the one of UTF-8 name ``previous``. Returns (bytes, UTF-8 name)."""
-    name, utf8 = encode_name(entry.name, previous)
-    parts = [name, bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]])]
+def encode_entry(entry: Entry, names: Names) -> bytes:
+    """Write an entry; ``names`` are those before it."""
+    parts = [names.encode(entry.name)]
+    parts.append(bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]]))
     parts += map(varint, entry.shape)
     if entry.kind.startswith("sparse"):
         parts.append(varint(entry.stored))
@@ -174,18 +219,17 @@ def encode_entry(entry: Entry, previous: bytes) -> tuple[bytes, bytes]:
     for stream in entry.streams:
         parts += [bytes([stream.method]), varint(stream.length)]
     parts.append(entry.crc.to_bytes(4, "little"))
-    return b"".join(parts), utf8
+    return b"".join(parts)
 
 
-def decode_entry(cursor: Cursor, previous: bytes, offset: int) -> tuple[Entry, bytes]:
+def decode_entry(cursor: Cursor, names: Names, offset: int) -> Entry:
     """Read what :func:`encode_entry` wrote; the chunk begins at ``offset``."""
     start = cursor.at
-    name, utf8 = decode_name(cursor, previous)
+    name = names.decode(cursor)
     try:
-        entry = _decode_fields(cursor, name, offset, start)
-    except (CorruptFile, UnsupportedVersion) as error:
+        return _decode_fields(cursor, name, offset, start)
+    except FormatError as error:
         raise type(error)(f"tensor {name!r}: {error}") from None
-    return entry, utf8
 
 
 def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
@@ -231,17 +275,18 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
 
 
 def encode_directory(
-    entries: list[bytes], names: list[str], aliases: Mapping[str, str], metadata: Mapping[str, Any]
+    entries: Mapping[str, bytes],
+    names: Names,
+    aliases: Mapping[str, str],
+    metadata: Mapping[str, Any],
 ) -> bytes:
-    """The directory of entries that are already encoded, and whose names are ``names``."""
-    parts = [varint(0), varint(len(entries)), *entries]
+    """The directory of entries that are already encoded, by name; ``names`` are those."""
+    parts = [varint(0), varint(len(entries)), *entries.values()]
     if aliases:
-        index = {name: i for i, name in enumerate(names)}
+        index = {name: i for i, name in enumerate(entries)}
         fields = [varint(len(aliases))]
-        previous = b""
         for alias, name in aliases.items():
-            field, previous = encode_name(alias, previous, "alias")
-            fields += [field, varint(index[name])]
+            fields += [names.encode(alias, "alias"), varint(index[name])]
         payload = b"".join(fields)
         parts += [varint(ALIASES), varint(len(payload)), payload]
     payload = encode_metadata(metadata)
@@ -257,9 +302,9 @@ def decode_directory(data: bytes) -> Directory:
     # An entry has at least 2 bytes of name, kind, dtype, one stream and a checksum.
     number = cursor.varint("number of tensors", len(data) // 10)
     entries: dict[str, Entry] = {}
-    previous, offset = b"", HEADER_BYTES
+    names, offset = Names(), HEADER_BYTES
     for _ in range(number):
-        entry, previous = decode_entry(cursor, previous, offset)
+        entry = decode_entry(cursor, names, offset)
         if entry.name in entries:
             raise CorruptFile(f"two tensors are called {entry.name!r}")
         entries[entry.name] = entry
@@ -274,7 +319,7 @@ def decode_directory(data: bytes) -> Directory:
             raise CorruptFile(f"section {section} is there twice")
         seen.add(section)
         if section == ALIASES:
-            aliases = _decode_aliases(Cursor(payload), list(entries), entries)
+            aliases = _decode_aliases(Cursor(payload), names, entries)
         elif section == METADATA:
             metadata = _decode_metadata(payload)
     return Directory(tuple(entries.values()), aliases, metadata)
@@ -294,19 +339,17 @@ def _check_features(cursor: Cursor) -> None:
         )
 
 
-def _decode_aliases(
-    cursor: Cursor, names: list[str], entries: Mapping[str, Entry]
-) -> dict[str, str]:
+def _decode_aliases(cursor: Cursor, names: Names, entries: Mapping[str, Entry]) -> dict[str, str]:
+    tensors = list(entries)
     aliases: dict[str, str] = {}
-    previous = b""
     for _ in range(cursor.varint("number of aliases", cursor.left // 3)):
-        alias, previous = decode_name(cursor, previous, "alias")
+        alias = names.decode(cursor, "alias")
         if alias in aliases or alias in entries:
             raise CorruptFile(f"two tensors are called {alias!r}")
         index = cursor.varint(f"alias {alias!r}: tensor")
-        if index >= len(names):
-            raise CorruptFile(f"alias {alias!r} is of tensor {index}, and there are {len(names)}")
-        aliases[alias] = names[index]
+        if index >= len(tensors):
+            raise CorruptFile(f"alias {alias!r} is of tensor {index}, and there are {len(tensors)}")
+        aliases[alias] = tensors[index]
     cursor.end("aliases")
     return aliases
 

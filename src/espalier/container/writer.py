@@ -59,7 +59,7 @@ def encode_tensor(
         raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
     if isinstance(tensor, Sparse | SparseCodebook):
         beside = sum(len(stream.body) for stream in streams.values())
-        put("positions", *encode_positions(tensor.positions, coder, beside))
+        put("positions", *encode_positions(tensor.positions, tensor.size, coder, beside))
         kind = "sparse codebook" if kind == "codebook" else "sparse"
     return kind, levels, streams, measured
 
@@ -115,10 +115,10 @@ class Writer:
         self._force = force
         self._file: BinaryIO | None = None
         self._stack = contextlib.ExitStack()
-        self._entries: list[bytes] = []
+        self._entries: dict[str, bytes] = {}
+        self._names = layout.Names()
         self._rows: dict[str, TensorRow] = {}
         self._aliases: dict[str, str] = {}
-        self._previous = b""
         self._offset = 0
         self._done = False
 
@@ -164,7 +164,7 @@ class Writer:
                 f"tensor {name!r}: shape {tensor.shape} is over the limits of {layout.MAX_DIMS} "
                 "dimensions and 2**48 elements"
             )
-        layout.encode_name(name, b"")  # refuse a bad name before the chunk is written
+        layout.check_name(name)
         try:
             kind, levels, streams, measured = encode_tensor(tensor, self._coder)
         except InvalidArgument as error:
@@ -186,8 +186,7 @@ class Writer:
             crc=crc,
             offset=offset,
         )
-        written, self._previous = layout.encode_entry(entry, self._previous)
-        self._entries.append(written)
+        written = self._entries[name] = layout.encode_entry(entry, self._names)
         row = row_of(entry, len(written), measured)
         self._rows[name] = row
         return row
@@ -197,7 +196,7 @@ class Writer:
         self._check_name(name)
         if of not in self._rows:
             raise InvalidArgument(f"alias {name!r} names {of!r}, which is not there")
-        layout.encode_name(name, b"", "alias")
+        layout.check_name(name, "alias")
         self._aliases[name] = of
 
     @property
@@ -206,8 +205,9 @@ class Writer:
         return Ledger(tuple(self._rows.values()), self._offset, dict(self._aliases))
 
     def _finish(self) -> None:
-        names = list(self._rows)
-        directory = layout.encode_directory(self._entries, names, self._aliases, self.metadata)
+        directory = layout.encode_directory(
+            self._entries, self._names, self._aliases, self.metadata
+        )
         if len(directory) >= 1 << 32:
             raise InvalidArgument(
                 f"the directory is {len(directory)} bytes; 2**32 - 1 is the limit"

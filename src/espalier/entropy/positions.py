@@ -1,13 +1,16 @@
 """Where the kept weights are, as gaps between them.
 
 The gap of a kept position is its distance from the one before it, less 1 (from the place before the
-tensor's start for the first): so many zeros stand between. Two layouts:
+tensor's start for the first): so many zeros stand between. Three layouts:
 
 ``FILLERS``
     every gap in b bits, with fillers for longer ones (Han et al. 2016, section 2, figure 2). The
     paper's filler zero takes a place among the codes too; here it takes none.
 ``TOKENS``
     gaps of any size, no fillers: a small alphabet of tokens, entropy-coded, and raw low bits.
+``BITMAP``
+    no gaps: one bit for each element, eight to an entropy-coded symbol. Where most weights stay, a
+    gap holds less than the one bit that a Huffman code word takes at least; eight bits do not.
 """
 
 from __future__ import annotations
@@ -37,11 +40,15 @@ Array = NDArray[Any]
 
 FILLERS = 0
 TOKENS = 1
+BITMAP = 2
 MAX_WIDTH = 32
 ALPHABET = 256
 """Most tokens that there can be: they fit in a byte."""
 FREE = 4096
 """Kept positions that a tensor may have without a byte of its chunk to show for them."""
+
+_BITMAP_FROM = 20
+"""Elements for each kept one up to which a bitmap is tried: beyond, gaps are always smaller."""
 
 # Pairs (direct, top) to try: tokens up to 2**direct one by one, then 2**top to each doubling.
 _SPLITS = [(d, t) for d in range(8) for t in range(4) if t <= d]
@@ -120,8 +127,16 @@ def _encode_tokens(positions: Array, gaps: Histogram, coder: EntropyCoder[Any]) 
     return Stream(stream.layout, stream.coder, stream.body, stream.table_bytes - raw.size)
 
 
+def _encode_bitmap(positions: Array, size: int, coder: EntropyCoder[Any]) -> Stream:
+    mask = np.zeros(size, np.bool_)
+    mask[positions] = True
+    symbols = np.packbits(mask, bitorder="little")
+    counts = np.bincount(symbols, minlength=ALPHABET)
+    return encode_symbols(symbols, counts, coder, layout=BITMAP)
+
+
 def encode_positions(
-    positions: Array, coder: EntropyCoder[Any], beside: int = 0
+    positions: Array, size: int, coder: EntropyCoder[Any], beside: int = 0
 ) -> tuple[Stream, Histogram]:
     """Write positions the smallest way.
 
@@ -129,8 +144,10 @@ def encode_positions(
     ----------
     positions : int64 array, shape (n,)
         Strictly rising, from 0.
+    size : int
+        Elements of the tensor.
     coder : EntropyCoder
-        Of the tokens; with ``fixed`` the layout is ``FILLERS``.
+        Of tokens or bitmap; with ``fixed`` the layout is ``FILLERS``.
     beside : int
         Bytes of the tensor's other streams. A reader refuses more than
         4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory.
@@ -147,10 +164,45 @@ def encode_positions(
         return EMPTY, gaps
     streams = [_encode_fillers(positions, gaps)]
     if coder.id != streams[0].coder:
-        tokens = _encode_tokens(positions, gaps, coder)
-        if positions.size <= FREE + 8 * (beside + len(tokens.body)):
-            streams.append(tokens)
+        tried = [_encode_tokens(positions, gaps, coder)]
+        if positions.size * _BITMAP_FROM >= size:
+            tried.append(_encode_bitmap(positions, size, coder))
+        free = positions.size - FREE
+        streams += [stream for stream in tried if free <= 8 * (beside + len(stream.body))]
     return smallest(streams), gaps
+
+
+def _decode_fillers(cursor: Cursor, n: int, size: int) -> tuple[Array, int, int]:
+    width = cursor.u8("gap width")
+    if not 1 <= width <= MAX_WIDTH:
+        raise CorruptFile(f"gap width is {width}, not 1 to {MAX_WIDTH}")
+    data = np.frombuffer(cursor.rest(), np.uint8)
+    positions, status = kernel.unpack_gaps(data, n, width, size)
+    return positions, status, 1
+
+
+def _decode_tokens(cursor: Cursor, number: int, n: int, size: int) -> tuple[Array, int, int]:
+    split = cursor.u8("gap split")
+    direct, top = split & 15, split >> 4
+    if direct > 7 or top > direct:
+        raise CorruptFile(f"gap split is {direct}, {top}; {top} <= {direct} <= 7 does not hold")
+    raw = np.frombuffer(cursor.take(cursor.varint("raw bytes"), "raw bits"), np.uint8)
+    head = cursor.at - raw.size
+    tokens, table_bytes = decode_symbols(cursor, number, n, ALPHABET)
+    positions, status = kernel.join_gaps(tokens, raw, direct, top, size)
+    return positions, status, head + table_bytes
+
+
+def _decode_bitmap(cursor: Cursor, number: int, n: int, size: int) -> tuple[Array, int, int]:
+    # A symbol takes a bit at least; or they are all the same, and then each holds a position.
+    if size > max(64 * cursor.left, 8 * n):
+        raise CorruptFile(f"a bitmap of {size} elements cannot lie in {cursor.left} bytes")
+    symbols, table_bytes = decode_symbols(cursor, number, (size + 7) // 8, ALPHABET)
+    mask = np.unpackbits(np.ascontiguousarray(symbols), bitorder="little")
+    positions = np.flatnonzero(mask)
+    if positions.size != n:
+        raise CorruptFile(f"the bitmap holds {positions.size} positions, not {n}")
+    return positions, bitpack.RANGE if positions[-1] >= size else bitpack.OK, table_bytes
 
 
 def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[Array, int]:
@@ -164,28 +216,17 @@ def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[
     layout, number = split_method(method)
     cursor = Cursor(body)
     if layout == FILLERS and number == CODERS.get("fixed").id:
-        width = cursor.u8("gap width")
-        if not 1 <= width <= MAX_WIDTH:
-            raise CorruptFile(f"gap width is {width}, not 1 to {MAX_WIDTH}")
-        data = np.frombuffer(cursor.rest(), np.uint8)
-        positions, status = kernel.unpack_gaps(data, n, width, size)
-        tables = 1
+        positions, status, tables = _decode_fillers(cursor, n, size)
     elif layout == TOKENS:
-        split = cursor.u8("gap split")
-        direct, top = split & 15, split >> 4
-        if direct > 7 or top > direct:
-            raise CorruptFile(f"gap split is {direct}, {top}; {top} <= {direct} <= 7 does not hold")
-        raw = np.frombuffer(cursor.take(cursor.varint("raw bytes"), "raw bits"), np.uint8)
-        tables = cursor.at - raw.size
-        tokens, table_bytes = decode_symbols(cursor, number, n, ALPHABET)
-        tables += table_bytes
-        positions, status = kernel.join_gaps(tokens, raw, direct, top, size)
+        positions, status, tables = _decode_tokens(cursor, number, n, size)
+    elif layout == BITMAP:
+        positions, status, tables = _decode_bitmap(cursor, number, n, size)
     else:
         raise CorruptFile(f"layout {layout} of positions with coder {number} is not known")
     if status == bitpack.SHORT:
         raise TruncatedFile(f"the gaps end before the last of {n} positions")
     if status == bitpack.RANGE:
-        raise CorruptFile(f"a gap leads outside the tensor's {size} elements")
+        raise CorruptFile(f"a position lies outside the tensor's {size} elements")
     if status != bitpack.OK:
         raise CorruptFile(f"bits follow the last of {n} positions")
     return positions, tables

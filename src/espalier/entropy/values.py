@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.entropy.coder import CODERS, EntropyCoder
+from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.histogram import is_constant_view
 from espalier.entropy.stream import (
@@ -119,6 +119,7 @@ def encode_values(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream
 def _decode_planes(cursor: Cursor, number: int, n: int, word: np.dtype[Any]) -> tuple[Array, int]:
     planes: list[Array] = []
     tables = 0
+    coder_by_id(number)  # also where no plane is coded
     for i in reversed(range(word.itemsize)):
         start = cursor.at
         mode = cursor.u8(f"byte plane {i}")

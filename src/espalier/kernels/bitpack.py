@@ -105,6 +105,13 @@ def peek(buffer: Array, bit: Int) -> Int:
     return word >> shift
 
 
+def frozen(array: Array) -> Array:
+    """A contiguous, read-only view or copy: a kernel is then compiled for one kind of array."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 # ---------------------------------------------------------------- fixed-width fields
 
 
@@ -166,7 +173,7 @@ def pack(symbols: Array, width: int) -> Array:
     size = packed_bytes(symbols.size, width)
     out = np.zeros(size + SLACK, np.uint8)
     if size:
-        _pack(np.ascontiguousarray(symbols), width, out)
+        _pack(frozen(symbols), width, out)
     return out[:size]
 
 
@@ -181,7 +188,7 @@ def unpack(buffer: Array, n: int, width: int, dtype: Any) -> tuple[Array, int]:
         # No bits, so nothing proves that n is honest: a view that takes no memory.
         return np.broadcast_to(np.zeros((), dtype), (n,)), OK
     out = np.empty(n, dtype)
-    _unpack(buffer, width, out)
+    _unpack(frozen(buffer), width, out)
     return out, OK
 
 

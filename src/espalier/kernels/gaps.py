@@ -18,6 +18,7 @@ from espalier.kernels.bitpack import (
     SLACK,
     TRAILING,
     Int,
+    frozen,
     jit,
     pack_reference,
     packed_bytes,
@@ -106,7 +107,7 @@ def pack_gaps(positions: Array, width: int, entries: int) -> Array:
     """
     size = packed_bytes(entries, width)
     out = np.zeros(size + SLACK, np.uint8)
-    _pack_gaps(np.ascontiguousarray(positions), width, out)
+    _pack_gaps(frozen(positions), width, out)
     return out[:size]
 
 
@@ -115,7 +116,7 @@ def unpack_gaps(buffer: Array, n: int, width: int, size: int) -> tuple[Array, in
     if n * width > 8 * buffer.size:
         return np.zeros(0, np.int64), SHORT
     out = np.empty(n, np.int64)
-    status, bits = _unpack_gaps(buffer, width, size, out)
+    status, bits = _unpack_gaps(frozen(buffer), width, size, out)
     if status == OK and not padding_is_zero(buffer, bits):
         status = TRAILING
     return out, status
@@ -248,14 +249,14 @@ def split_gaps(positions: Array, direct: int, top: int, raw_bits: int) -> tuple[
     size = (raw_bits + 7) // 8
     tokens = np.empty(positions.size, np.uint8)
     raw = np.zeros(size + SLACK, np.uint8)
-    _split_gaps(np.ascontiguousarray(positions), direct, top, tokens, raw)
+    _split_gaps(frozen(positions), direct, top, tokens, raw)
     return tokens, raw[:size]
 
 
 def join_gaps(tokens: Array, raw: Array, direct: int, top: int, size: int) -> tuple[Array, int]:
     """Read positions below ``size``: the inverse of :func:`split_gaps`, and a status."""
     out = np.empty(tokens.size, np.int64)
-    status, bits = _join_gaps(tokens, raw, direct, top, size, out)
+    status, bits = _join_gaps(frozen(tokens), frozen(raw), direct, top, size, out)
     if status == OK and not padding_is_zero(raw, bits):
         status = TRAILING
     return out, status

@@ -17,7 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, SHORT, SLACK, TRAILING, Int, jit, load64, peek, store64
+from espalier.kernels.bitpack import (
+    OK,
+    SHORT,
+    SLACK,
+    TRAILING,
+    Int,
+    frozen,
+    jit,
+    load64,
+    peek,
+    store64,
+)
 
 Array = NDArray[Any]
 
@@ -277,7 +288,7 @@ def encode(symbols: Array, lengths: Array, bits: int) -> tuple[Array, Array]:
     out = np.zeros((bits + 7) // 8 + starts.size + SLACK, np.uint8)
     ends = np.empty(starts.size - 1, np.int64)
     codes = (code_words(lengths) << np.uint32(5)) | lengths
-    _encode(np.ascontiguousarray(symbols), starts, codes, out, ends)
+    _encode(frozen(symbols), starts, codes, out, ends)
     return out[: ends[-1]], ends
 
 
@@ -424,7 +435,7 @@ def decode(buffer: Array, n: int, ends: Array, lengths: Array) -> tuple[Array, i
     out = np.empty(n, np.uint16 if lengths.size > 256 else np.uint8)
     begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
     most = int(lengths.max())
-    status = _decode(buffer, begins, ends, run_starts(n), decode_table(lengths), out, most)
+    status = _decode(frozen(buffer), begins, ends, run_starts(n), decode_table(lengths), out, most)
     return out, status
 
 

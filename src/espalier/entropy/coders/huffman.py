@@ -27,7 +27,7 @@ class CodeLengths:
     lengths : uint8 array, shape (alphabet,)
         Of each symbol's code word; 0 for a symbol that does not occur. All 0 for a lone symbol.
     lone : int
-        The only symbol that occurs, or -1 if several do or none.
+        The only symbol that occurs (0 if none does), or -1 if several do.
     """
 
     lengths: Array
@@ -65,7 +65,7 @@ class Huffman(EntropyCoder[CodeLengths]):
 
     def fit(self, counts: Array) -> CodeLengths:
         used = np.flatnonzero(counts)
-        lone = int(used[0]) if used.size == 1 else -1
+        lone = -1 if used.size > 1 else int(used[0]) if used.size else 0
         limit = 12 if counts.size <= 256 else 14 if used.size <= 8192 else kernel.MAX_LENGTH
         return CodeLengths(kernel.code_lengths(counts, limit), lone)
 
