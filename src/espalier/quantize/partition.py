@@ -26,6 +26,10 @@ TRIALS = 100
 """Penalties tried at most; about ten are used. When reached, the bound stays valid."""
 
 
+CHUNK = 1 << 16
+"""Intervals that are costed at a time, to keep temporary arrays small."""
+
+
 @dataclass(frozen=True, eq=False)
 class Path:
     """An optimal partition for one penalty: ``cuts`` are 0, ..., M; ``cost`` is without penalty."""
@@ -54,8 +58,11 @@ def shortest(sums: Array, penalty: float) -> Path:
 
 def path_cost(sums: Array, cuts: Array) -> float:
     """Sum of squares of the intervals between ``cuts``."""
-    w, s1, s2 = np.diff(sums[:, cuts], axis=1)
-    return float(np.sum(np.maximum(0.0, s2 - s1 * s1 / w)))
+    costs = []
+    for lo in range(0, cuts.size - 1, CHUNK):
+        w, s1, s2 = np.diff(sums[:, cuts[lo : lo + CHUNK + 1]], axis=1)
+        costs.append(float(np.sum(np.maximum(0.0, s2 - s1 * s1 / w))))
+    return float(np.sum(costs))
 
 
 @dataclass(frozen=True, eq=False)
