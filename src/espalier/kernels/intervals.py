@@ -52,6 +52,8 @@ def spread_blocks(values: Array, q: float, edges: Array) -> int:
 @njit(cache=True, nogil=True)
 def _cost(w: Array, s1: Array, s2: Array, i: int, j: int) -> float:
     m = w[j] - w[i]
+    if m <= 0.0:  # weights so small that the sum does not notice them
+        return 0.0
     d = s1[j] - s1[i]
     return max(0.0, (s2[j] - s2[i]) - d * d / m)
 

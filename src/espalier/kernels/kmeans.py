@@ -147,6 +147,8 @@ def nearest_edges(values: Array, centroids: Array, edges: Array) -> bool:
 @njit(cache=True, nogil=True)
 def _mean(values: Array, lo: int, hi: int, weight: float, s1: float, shift: float) -> float:
     # A mean can leave its cluster by rounding only; kept inside, the centroids rise strictly.
+    if weight <= 0.0:  # weights so small that the sum does not notice them
+        return np.float64(values[lo])
     mean = shift + s1 / weight
     return min(max(mean, np.float64(values[lo])), np.float64(values[hi - 1]))
 
@@ -168,6 +170,8 @@ def _interval_cost(
     mean = _mean(values, lo, hi, b0 - a0, b1 - a1, shift)
     if values[lo] == values[hi - 1]:
         return -1.0, mean
+    if b0 <= a0:
+        return 0.0, mean
     return max(0.0, (b2 - a2) - (b1 - a1) ** 2 / (b0 - a0)), mean
 
 

@@ -171,7 +171,8 @@ class SortedValues:
     def centroids_of(self, edges: Array) -> Array:
         """Means of the clusters ``values[edges[j]:edges[j + 1]]``, none of them empty."""
         weight, first, _ = np.diff(self.sums_at(edges), axis=1)
-        means = self.shift + first / weight
+        seen = weight > 0  # others have weights so small that the sum does not notice them
+        means = self.shift + np.where(seen, first, 0.0) / np.where(seen, weight, 1.0)
         low = self.values[edges[:-1]].astype(np.float64)
         return np.clip(means, low, self.values[edges[1:] - 1].astype(np.float64))
 
