@@ -212,7 +212,7 @@ def _cifar10_jpeg(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def digits(data_dir: str | os.PathLike[str] | None = None) -> DataSet:
-    """scikit-learn's bundled digits, enlarged to MNIST's shape: 1,437 and 360 images.
+    """scikit-learn's bundled digits, enlarged to MNIST's shape: 1,438 and 359 images.
 
     A stand-in for MNIST where there is neither network nor data: the 8 x 8 images of Alpaydin and
     Kaynak (1998), scaled bilinearly to 20 x 20 and padded to 28 x 28 as MNIST's are. Errors on it

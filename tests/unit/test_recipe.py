@@ -1,0 +1,166 @@
+"""Recipes: what they may say, and what is said where they are wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+from espalier.errors import InvalidArgument
+from espalier.recipe import Recipe, builtin_recipes, load_recipe, run_recipe
+from espalier.recipe.schema import parse_recipe
+from espalier.samples import Samples
+
+GOOD = """
+model: tests.unit.test_recipe:network
+data: tests.unit.test_recipe:samples
+holdout: 60
+stages:
+  - train: {epochs: 4, lr: 1e-2, batch_size: 32}
+  - evaluate: {split: test, name: reference}
+  - retrain: {epochs: 4, lr: 1e-2, batch_size: 32, prune: {density: 0.5, epochs: 2, every: 2}}
+  - share: {bits: 3}
+  - fine_tune: {epochs: 2, lr: 1e-3, batch_size: 32}
+  - save: {path: out/model.esp}
+  - evaluate: {split: test, name: compressed}
+"""
+
+
+def network(width: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 3))
+
+
+def samples(data_dir: object = None) -> tuple[Samples, Samples]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 3, (400,), generator=generator)
+    x = torch.randn(400, 4, generator=generator) + 2 * nn.functional.one_hot(y, 4)
+    return Samples(x[:300], y[:300]), Samples(x[300:], y[300:])
+
+
+def test_the_whole_chain(tmp_path):
+    result = run_recipe(parse_recipe(GOOD, "good"), tmp_path / "run")
+    assert (tmp_path / "run" / "out" / "model.esp").stat().st_size == (
+        result.saved()["ledger"]["file_bytes"]
+    )
+    assert result.stages[2].values["density"] == 0.5
+    assert result.evaluation("compressed")["error"] <= result.evaluation("reference")["error"] + 10
+    assert not list((tmp_path / "run").glob("stage-*"))
+
+
+class Interrupt(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("at", [("1/7 train", 10), ("3/7 retrain", 10), ("5/7 fine_tune", 9)])
+def test_an_interrupted_run_resumes_to_the_same_file(tmp_path, at):
+    recipe = parse_recipe(GOOD, "good")
+    whole = run_recipe(recipe, tmp_path / "whole")
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        if (stage, done) == at:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=progress)
+    with pytest.raises(InvalidArgument, match="already holds a run; --resume"):
+        run_recipe(recipe, tmp_path / "run")
+    resumed = run_recipe(recipe, tmp_path / "run", resume=True)
+    first, second = ((tmp_path / run / "out/model.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+    assert resumed.evaluation("compressed") == whole.evaluation("compressed")
+    again = run_recipe(recipe, tmp_path / "run", resume=True)
+    assert again.to_json() == resumed.to_json()
+
+
+def test_resume_wants_the_same_recipe_and_force_starts_again(tmp_path):
+    recipe = parse_recipe(GOOD, "good")
+    run_recipe(recipe, tmp_path)
+    other = parse_recipe(GOOD, "good", seed=5)
+    with pytest.raises(InvalidArgument, match="another recipe or seed"):
+        run_recipe(other, tmp_path, resume=True)
+    assert run_recipe(other, tmp_path, force=True).recipe.seed == 5
+
+
+def test_two_seeds_differ_and_one_repeats(tmp_path):
+    files = []
+    for i, seed in enumerate((1, 1, 2)):
+        run_recipe(parse_recipe(GOOD, "good", seed=seed), tmp_path / str(i))
+        files.append((tmp_path / str(i) / "out/model.esp").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "  - prune: {quality: 0.5}",
+        "  - prune: {density: {'3': 0.5}, criterion: obd, samples: 50}",
+        "  - prune: {density: 0.3, scope: global}",
+        "  - retrain: {epochs: 2, batch_size: 32, prune: {density: 0.2, epochs: 1, schedule: rounds}}",
+        "  - retrain: {epochs: 2, batch_size: 32, prune: {density: 0.2, epochs: 1, schedule: surgery}}",
+        "  - share: {bits: 2, init: linear, layerwise: {epochs: 1, batch_size: 32}}",
+        "  - share: {bits: 2, refreshable: true}\n  - fine_tune: {epochs: 1, refresh_every: 3}",
+        "  - prune: {density: 0.2}\n  - save: {path: a.esp, coder: fixed}",
+    ],
+)
+def test_every_option_does_something(tmp_path, stages):
+    head = GOOD.split("  - train")[0]
+    result = run_recipe(parse_recipe(head + stages + "\n  - save: {path: b.esp}", "x"), tmp_path)
+    kinds = {row["kind"] for row in result.saved()["ledger"]["tensors"]}
+    assert kinds != {"dense"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("density: 0.5", "density: 1.5"), r"stages\.2\.\S*density.*less than or equal to 1.*1\.5"),
+        (("bits: 3", "bits: 0"), r"stages\.3\.\S*bits.*greater than or equal to 1"),
+        (("bits: 3", "bit: 3"), r"stages\.3"),
+        (("- share:", "- shaer:"), r"stages\.3: no stage is called 'shaer'; known are train,"),
+        (("epochs: 4, lr", "epochs: four, lr"), r"stages\.0\.\S*epochs.*integer.*'four'"),
+        (("model: tests", "modle: tests"), "model: Field required"),
+        (("out/model.esp", "/etc/model.esp"), "must lie inside the run folder"),
+        (("stages:", "stages: {"), "line .*not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_said_in_one_line(change, message):
+    with pytest.raises(InvalidArgument, match=message) as error:
+        parse_recipe(GOOD.replace(*change), "my.yaml")
+    assert "\n" not in str(error.value) and str(error.value).startswith("my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("test_recipe:network", "test_recipe"), "is not package.module:function"),
+        (("test_recipe:network", "test_recipe:nothing"), "has no function 'nothing'"),
+        (("tests.unit.test_recipe:network", "no.such:thing"), "cannot import no.such"),
+        (("holdout: 60", "holdout: 600"), "holdout 600 must lie between 1 and 299"),
+        (("holdout: 60", "model_options: {depth: 3}"), "unexpected keyword argument 'depth'"),
+        (("test_recipe:samples", "test_recipe:network"), "gave a Sequential"),
+        (("holdout: 60", "weights: nothing.pt"), "nothing.pt"),
+    ],
+)
+def test_wrong_references(tmp_path, change, message):
+    with pytest.raises(InvalidArgument, match=message):
+        run_recipe(parse_recipe(GOOD.replace(*change), "x"), tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_weights_to_start_from(tmp_path):
+    run_recipe(parse_recipe(GOOD, "x"), tmp_path / "first")
+    head = GOOD.split("stages:")[0] + f"weights: {tmp_path}/first/out/model.esp\n"
+    text = head + "stages:\n  - evaluate: {split: test, name: start}\n"
+    result = run_recipe(parse_recipe(text, "x"), tmp_path / "second")
+    first = run_recipe(parse_recipe(GOOD, "x"), tmp_path / "first", resume=True)
+    assert result.evaluation("start")["wrong"] == first.evaluation("compressed")["wrong"]
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_built_in_recipes_are_valid(name):
+    recipe = load_recipe(name, seed=7)
+    assert isinstance(recipe, Recipe) and recipe.seed == 7
+    assert recipe.holdout >= 1000
+    assert Recipe.model_validate(recipe.to_json()) == recipe
+
+
+def test_an_unknown_recipe_names_the_built_in_ones():
+    with pytest.raises(InvalidArgument, match="no such recipe file; built in are .*lenet300"):
+        load_recipe("lenet3000")

@@ -1,0 +1,190 @@
+"""The training loop: the best epoch, early stopping, and runs that resume to the same bits."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import espalier
+from espalier.errors import CorruptFile, InvalidArgument
+from espalier.samples import Samples
+from espalier.training import Settings, evaluate, set_dropout, train
+from espalier.training.augment import AUGMENTATIONS, flip, shift
+
+
+def samples(n: int = 300, seed: int = 0) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (n,), generator=generator)
+    x = torch.randn(n, 4, generator=generator) + 2 * nn.functional.one_hot(y, 4)
+    return Samples(x, y)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_it_learns():
+    model, data = network(), samples()
+    before = evaluate(model, data).error
+    history = train(model, data, epochs=5, lr=1e-2, batch_size=32)
+    assert evaluate(model, data).error < before / 2
+    assert history.chosen == 4 and len(history.epochs) == 5
+
+
+def test_error_by_hand():
+    model = nn.Identity()
+    model.p = nn.Parameter(torch.zeros(()))
+    data = Samples(torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 0, 1]))
+    metrics = evaluate(model, data, batch_size=2)
+    assert (metrics.n, metrics.wrong) == (3, 2)
+    assert metrics.error == pytest.approx(200 / 3)
+    assert metrics.loss == pytest.approx((0.31326 + 1.31326 + 3.04859) / 3, abs=1e-4)
+
+
+def test_the_best_epoch_is_kept():
+    model, data, held_out = network(), samples(), samples(100, seed=1)
+    history = train(
+        model, data, held_out=held_out, epochs=8, lr=0.3, schedule="constant", batch_size=16
+    )
+    best = min(history.epochs, key=lambda e: (e.error, e.loss))
+    assert history.chosen == best.epoch
+    assert evaluate(model, held_out).error == best.error
+
+
+def test_patience_stops_early():
+    history = train(
+        network(), samples(), held_out=samples(50, seed=1), epochs=60, lr=0.05, patience=3
+    )
+    assert len(history.epochs) < 60
+    assert len(history.epochs) - 1 - history.chosen == 3
+
+
+class Interrupt(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, optimizer, average):
+    settings = Settings(epochs=6, lr=0.01, batch_size=32, optimizer=optimizer, average=average)
+    data, held_out = samples(), samples(100, seed=1)
+
+    def run(checkpoint=None, stop_at: int = 10**9) -> torch.Tensor:
+        model = network()
+        pruner = espalier.Pruner(model, 0.3, schedule="surgery", steps=30, every=4)
+
+        def progress(done: int, total: int, text: str) -> None:
+            if done == stop_at:
+                raise Interrupt
+
+        train(
+            model,
+            data,
+            settings,
+            held_out=held_out,
+            callbacks=[pruner],
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return weights(model)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Interrupt):
+        run(path, stop_at=32)
+    assert path.exists()
+    assert torch.equal(run(path), run())
+
+
+def test_no_epoch_is_chosen_while_pruning_goes_on():
+    model = network()
+    pruner = espalier.Pruner(model, 0.2, steps=40, every=5)
+    history = train(
+        model, samples(), held_out=samples(60, seed=1), epochs=8, batch_size=32, callbacks=[pruner]
+    )
+    assert history.chosen >= 40 // 9
+    assert int(model[0].weight.count_nonzero()) == round(0.2 * 64)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    train(network(), samples(), epochs=1, checkpoint=path)
+    with pytest.raises(InvalidArgument, match="other settings"):
+        train(network(), samples(), epochs=2, checkpoint=path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CorruptFile, match="not a checkpoint"):
+        train(network(), samples(), epochs=1, checkpoint=path)
+
+
+def test_the_users_own_loader(tmp_path):
+    data = samples()
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=32, shuffle=True)
+    first, second = network(), network()
+    train(first, loader, epochs=2, held_out=loader)
+    train(second, loader, epochs=2, held_out=loader)
+    assert torch.equal(weights(first), weights(second))
+    assert evaluate(first, loader).n == 300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"optimizer": "magic"}, "optimizer must be one of adam, sgd"),
+        ({"augment": "blur"}, "no augmentation is called 'blur'"),
+        ({"average": 1.0}, "average must lie"),
+        ({"batch_size": 1000}, "300 samples do not fill a batch of 1000"),
+    ],
+)
+def test_wrong_settings(options, message):
+    with pytest.raises(InvalidArgument, match=message):
+        train(network(), samples(), **options)
+
+
+def test_a_loss_that_is_nan_stops_the_run():
+    data = samples()
+    data.x[5] = float("nan")
+    with pytest.raises(InvalidArgument, match="the loss is nan in epoch 0"):
+        train(network(), data)
+
+
+def test_frozen_models_are_refused():
+    model = network().requires_grad_(False)
+    with pytest.raises(InvalidArgument, match="no parameter that requires a gradient"):
+        train(model, samples())
+
+
+def test_dropout_is_set_everywhere():
+    model = network()
+    set_dropout(model, 0.05)
+    assert model[2].p == 0.05
+
+
+def test_shift_moves_whole_images():
+    image = torch.zeros(1, 1, 9, 9)
+    image[0, 0, 4, 4] = 1
+    for seed in range(20):
+        moved = shift(image, torch.Generator().manual_seed(seed))
+        (place,) = moved[0, 0].nonzero().tolist()
+        assert all(2 <= i <= 6 for i in place) and moved.sum() == 1
+    places = {tuple(shift(image, torch.Generator().manual_seed(s)).nonzero()[0].tolist()) for s in range(99)}
+    assert len(places) > 15
+
+
+def test_flip_mirrors_some():
+    images = torch.arange(4.0).expand(50, 1, 2, 4)
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    mirrored = (flipped[:, 0, 0, 0] == 3).sum()
+    assert 10 < mirrored < 40
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_depend_on_the_generator_alone(name):
+    x = torch.randn(8, 3, 8, 8)
+    first, second = (AUGMENTATIONS[name](x, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second) and first.shape == x.shape
