@@ -1,0 +1,126 @@
+"""Make the golden files: ``python tests/golden/make.py`` writes what is not there yet.
+
+Never run by a test. A file that is there is never written anew: it pins what a reader must go on
+decoding, whatever a writer does by then. Beside each ``NAME.esp`` lies ``NAME.npz`` with the dense
+tensors, as bytes, made from the values here and not by reading the file.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from espalier.container import write
+from espalier.state import (
+    STORAGE_DTYPES,
+    Codebook,
+    CompressedModel,
+    Dense,
+    Sparse,
+    SparseCodebook,
+)
+
+HERE = Path(__file__).parent
+
+
+def noise(n, seed):
+    """Numbers that depend on no library: a linear congruential generator, 16 bits each."""
+    out, state = np.empty(n, np.int64), seed
+    for i in range(n):
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        out[i] = state >> 48
+    return out
+
+
+def bowl(n, levels, seed):
+    """Codes in a bell shape around the middle."""
+    return sum(noise(n, seed + i) % (levels // 4) for i in range(4))
+
+
+def levels(k):
+    return ((np.arange(k) - k / 2) / k).astype("<f4")
+
+
+def sparse(n, keep, k, seed, shape=None):
+    kept = np.flatnonzero(noise(n, seed) < keep * 65536)
+    codes = bowl(kept.size, k, seed + 9).astype(np.uint8)
+    return SparseCodebook(shape or (n,), "float32", kept, codes, levels(k))
+
+
+def lenet():
+    tensors = {
+        "conv1.weight": sparse(500, 0.66, 32, 1, (20, 1, 5, 5)),
+        "conv1.bias": Dense((20,), "float32", (noise(20, 2) / 9e5).astype("<f4")),
+        "ip1.weight": sparse(6000, 0.08, 32, 3, (60, 100)),
+        "ip1.bias": Dense((60,), "float32", (noise(60, 4) / 9e5).astype("<f4")),
+        "ip2.weight": sparse(600, 0.19, 32, 5, (10, 60)),
+        "steps": Dense((), "int64", np.array([12345], "<i8")),
+    }
+    return CompressedModel(tensors, {"tied.weight": "ip1.weight"}, {"net": "LeNet", "é": [1, None]})
+
+
+def dtypes():
+    tensors = {}
+    for seed, (dtype, storage) in enumerate(STORAGE_DTYPES.items()):
+        raw = (noise(24 * storage.itemsize, seed) % (2 if dtype == "bool" else 256)).astype("u1")
+        values = raw.view(storage)
+        tensors[f"{dtype}.dense"] = Dense((4, 6), dtype, values)
+        tensors[f"{dtype}.sparse"] = Sparse((99,), dtype, np.arange(1, 97, 4), values)
+        tensors[f"{dtype}.constant"] = Dense((9, 1), dtype, np.repeat(values[:1], 9))
+        tensors[f"{dtype}.empty"] = Dense((0, 3), dtype, values[:0])
+    bell = np.ldexp(1 + bowl(900, 64, 3) / 64, -(bowl(900, 16, 7) // 2))
+    tensors["planes"] = Dense((900,), "float32", bell.astype("<f4"))
+    return CompressedModel(tensors)
+
+
+def shapes():
+    n = 40_000
+    tensors = {
+        "runs": Codebook((n,), "float32", bowl(n, 64, 1).astype("u1"), levels(64)),
+        "wide": Codebook(
+            (5, 400), "float32", (bowl(2000, 1200, 2) % 1000).astype("<u2"), levels(1000)
+        ),
+        "uniform": Codebook((512,), "float32", (np.arange(512) % 256).astype("u1"), levels(256)),
+        "one code": Codebook((5000,), "float32", np.zeros(5000, "u1"), levels(1)),
+        "bitmap": sparse(3000, 0.9, 4, 3),
+        "full": sparse(1500, 2.0, 4, 4),
+        "far": SparseCodebook(
+            (1 << 21,),
+            "float16",
+            noise(30, 5).cumsum(),
+            np.arange(30).astype("u1"),
+            np.arange(30).astype("<f2"),
+        ),
+        "none": SparseCodebook(
+            (7,), "float32", np.zeros(0, np.int64), np.zeros(0, "u1"), levels(2)
+        ),
+        "regular": Sparse((9000,), "int8", np.arange(0, 9000, 9), np.full(1000, -3, "i1")),
+    }
+    return CompressedModel(tensors)
+
+
+def files():
+    """Name of each file, the model in it and the coder."""
+    return {
+        "lenet-huffman-v1": (lenet(), "huffman"),
+        "lenet-fixed-v1": (lenet(), "fixed"),
+        "dtypes-v1": (dtypes(), "huffman"),
+        "shapes-v1": (shapes(), "huffman"),
+        "nothing-v1": (CompressedModel({}), "huffman"),
+    }
+
+
+def main():
+    for name, (model, coder) in files().items():
+        path = HERE / f"{name}.esp"
+        if path.exists():
+            print(f"{path.name} is kept")
+            continue
+        ledger = write(model, path, coder=coder)
+        arrays = {key: tensor.dense() for key, tensor in model.tensors.items()}
+        raw = {key: np.frombuffer(a.tobytes(), np.uint8) for key, a in arrays.items()}
+        np.savez_compressed(HERE / f"{name}.npz", **raw)
+        print(f"{path.name}: {ledger.file_bytes} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""A decoder in plain Python, after SPEC.md alone; slow, and it shares no code with the package.
+
+It checks what it needs to decode, not all that a reader must refuse.
+"""
+
+import struct
+import zlib
+
+DTYPE_BYTES = [0, 4, 2, 2, 8, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8, 1, 8, 16]
+FLOATS = {1, 2, 3, 4}
+COMPLEX = {16, 17}
+STREAMS = {
+    1: ["values"],
+    2: ["positions", "values"],
+    3: ["codes", "codebook"],
+    4: ["positions", "codes", "codebook"],
+}
+
+
+class Bytes:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        assert self.at + n <= len(self.data)
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def u8(self):
+        return self.take(1)[0]
+
+    def varint(self):
+        value = shift = 0
+        while True:
+            byte = self.u8()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def rest(self):
+        return self.take(len(self.data) - self.at)
+
+
+class Bits:
+    def __init__(self, data):
+        self.word, self.left = int.from_bytes(data, "little"), 8 * len(data)
+
+    def take(self, n):
+        assert n <= self.left
+        value = self.word & ((1 << n) - 1)
+        self.word >>= n
+        self.left -= n
+        return value
+
+    def end(self):
+        assert self.left < 8
+        assert self.word == 0
+
+
+class TableBits(Bits):
+    """Bits whose end is not known: one byte more whenever they run out."""
+
+    def __init__(self, cursor):
+        self.cursor, self.word, self.left = cursor, 0, 0
+
+    def take(self, n):
+        while self.left < n:
+            self.word |= self.cursor.u8() << self.left
+            self.left += 8
+        return super().take(n)
+
+
+def ceil_log2(x):
+    return max(x - 1, 0).bit_length()
+
+
+def huffman_lengths(cursor):
+    """Section 4.2: symbol -> length."""
+    first = cursor.varint()
+    span = cursor.varint()
+    if span == 0:
+        return {first: 0}
+    bits = TableBits(cursor)
+    last = min(16, max(1, span.bit_length()))
+    lengths, symbol = {}, first
+    while symbol <= first + span:
+        if bits.take(1):
+            if not bits.take(1):
+                last += -1 if bits.take(1) else 1
+            elif not bits.take(1):
+                last = bits.take(4) + 1
+            else:
+                zeros = 0
+                while not bits.take(1):
+                    zeros += 1
+                symbol += (1 << zeros) + bits.take(zeros)
+                continue
+        lengths[symbol] = last
+        symbol += 1
+    bits.end()
+    assert sum(2.0**-n for n in lengths.values()) == 1
+    return lengths
+
+
+def huffman(cursor, n):
+    lengths = huffman_lengths(cursor)
+    if len(lengths) == 1:
+        assert not cursor.rest()
+        return list(lengths) * n
+    words, word, previous = {}, -1, 0
+    for symbol in sorted(lengths, key=lambda s: (lengths[s], s)):
+        word = (word + 1) << (lengths[symbol] - previous)
+        previous = lengths[symbol]
+        words[previous, word] = symbol
+    runs = 1 if n < 16384 else 8 * -(-n // 2**20)
+    sizes = [cursor.varint() for _ in range(runs - 1)]
+    symbols = []
+    for j in range(runs):
+        bits = Bits(cursor.take(sizes[j]) if j < runs - 1 else cursor.rest())
+        for _ in range(n // runs + (j < n % runs)):
+            length = word = 0
+            while (length, word) not in words:
+                word = word << 1 | bits.take(1)
+                length += 1
+            symbols.append(words[length, word])
+        bits.end()
+    return symbols
+
+
+def symbols_of(coder, cursor, n, alphabet):
+    """Section 4."""
+    if coder == 2:
+        return huffman(cursor, n)
+    assert coder == 1
+    bits = Bits(cursor.rest())
+    symbols = [bits.take(ceil_log2(alphabet)) for _ in range(n)]
+    bits.end()
+    return symbols
+
+
+def positions_of(method, body, n, elements):
+    """Section 3.2."""
+    layout, coder = divmod(method, 16)
+    cursor = Bytes(body)
+    gaps = []
+    if layout == 0:
+        width = cursor.u8()
+        bits, gap = Bits(cursor.rest()), 0
+        while len(gaps) < n:
+            field = bits.take(width)
+            gap += field
+            if field != (1 << width) - 1:
+                gaps.append(gap)
+                gap = 0
+        bits.end()
+    elif layout == 1:
+        top, direct = divmod(cursor.u8(), 16)
+        raw = Bits(cursor.take(cursor.varint()))
+        for token in symbols_of(coder, cursor, n, 256):
+            if token < 1 << direct:
+                gaps.append(token)
+                continue
+            r = token - (1 << direct)
+            low = (r >> top) + direct - top
+            gaps.append(((1 << top) + r % (1 << top) << low) + raw.take(low))
+        raw.end()
+    else:
+        assert layout == 2
+        mask = symbols_of(coder, cursor, (elements + 7) // 8, 256)
+        return [i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1]
+    positions, last = [], -1
+    for gap in gaps:
+        last += gap + 1
+        positions.append(last)
+    return positions
+
+
+def values_of(method, body, n, dtype):
+    """Section 3.3: the items as one bytes object each."""
+    size = DTYPE_BYTES[dtype]
+    layout, coder = divmod(method, 16)
+    if layout == 2:
+        return [body] * n
+    if layout == 0:
+        return [body[i : i + size] for i in range(0, n * size, size)]
+    cursor = Bytes(body)
+    parts = 2 if dtype in COMPLEX else 1
+    width, count = size // parts, n * parts
+    planes = []
+    for _ in range(width):
+        mode = cursor.u8()
+        if mode == 0:
+            planes.append(cursor.take(count))
+        elif mode == 1:
+            planes.append(symbols_of(coder, Bytes(cursor.take(cursor.varint())), count, 256))
+        else:
+            assert mode == 2
+            planes.append(cursor.take(1) * count)
+    assert not cursor.rest()
+    words = []
+    for plane_bytes in zip(*planes, strict=True):
+        word = int.from_bytes(bytes(plane_bytes), "big")
+        if dtype in COMPLEX or dtype in FLOATS:
+            word = word >> 1 | (word & 1) << (8 * width - 1)
+        words.append(word.to_bytes(width, "little"))
+    return [b"".join(words[i : i + parts]) for i in range(0, count, parts)]
+
+
+def tensor_of(entry, chunk):
+    """Sections 2.2 and 3: the dense tensor as bytes."""
+    kind, dtype, elements, kept, levels, streams = entry
+    parts, at = {}, 0
+    for name, (method, length) in zip(STREAMS[kind], streams, strict=True):
+        body = chunk[at : at + length]
+        at += length
+        if name == "positions":
+            parts[name] = positions_of(method, body, kept, elements) if kept else []
+        elif name == "codes":
+            parts[name] = symbols_of(method % 16, Bytes(body), kept, levels) if kept else []
+        else:
+            n = levels if name == "codebook" else kept
+            parts[name] = values_of(method, body, n, dtype) if n else []
+    values = parts.get("values")
+    if values is None:
+        values = [parts["codebook"][code] for code in parts["codes"]]
+    if "positions" not in parts:
+        return b"".join(values)
+    dense = [bytes(DTYPE_BYTES[dtype])] * elements
+    for position, value in zip(parts["positions"], values, strict=True):
+        dense[position] = value
+    return b"".join(dense)
+
+
+class Names:
+    def __init__(self):
+        self.previous, self.rests = b"", []
+
+    def read(self, cursor):
+        shared = cursor.varint()
+        which = cursor.varint()
+        if which:
+            rest = self.rests[which - 1]
+        else:
+            rest = cursor.take(cursor.varint())
+            self.rests.append(rest)
+        self.previous = self.previous[:shared] + rest
+        return self.previous.decode("utf-8")
+
+
+def read_entry(cursor):
+    kind_and_dims, dtype = cursor.u8(), cursor.u8()
+    kind, dims = kind_and_dims % 16, kind_and_dims // 16
+    shape = tuple(cursor.varint() for _ in range(dims))
+    elements = 1
+    for d in shape:
+        elements *= d
+    kept = cursor.varint() if kind in (2, 4) else elements
+    levels = cursor.varint() if kind in (3, 4) else 0
+    streams = [(cursor.u8(), cursor.varint()) for _ in STREAMS[kind]]
+    crc = struct.unpack("<I", cursor.take(4))[0]
+    return shape, crc, (kind, dtype, elements, kept, levels, streams)
+
+
+def read(data):
+    """Sections 1 and 2: the dense bytes and shape of each tensor by name, and the aliases."""
+    assert data[:9] == b"\x89ESP\r\n\x1a\n\x01"
+    assert data[-4:] == b"\x89esp"
+    length, crc = struct.unpack("<II", data[-12:-4])
+    directory = data[len(data) - 12 - length : -12]
+    assert crc == zlib.crc32(data[:9] + directory + data[-12:-8])
+    cursor, names = Bytes(directory), Names()
+    assert cursor.varint() == 0  # features
+    tensors, order, aliases, offset = {}, [], {}, 9
+    for _ in range(cursor.varint()):
+        name = names.read(cursor)
+        shape, crc, entry = read_entry(cursor)
+        size = sum(n for _, n in entry[-1])
+        chunk = data[offset : offset + size]
+        offset += size
+        assert zlib.crc32(chunk) == crc
+        tensors[name] = shape, tensor_of(entry, chunk)
+        order.append(name)
+    assert offset == len(data) - 12 - length
+    while cursor.at < len(directory):
+        section = cursor.varint()
+        payload = Bytes(cursor.take(cursor.varint()))
+        if section == 1:
+            for _ in range(payload.varint()):
+                alias = names.read(payload)
+                aliases[alias] = order[payload.varint()]
+    return tensors, aliases

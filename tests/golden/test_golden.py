@@ -1,0 +1,85 @@
+"""Files of the past decode to the same bits, for ever. They are made by ``make.py``, not here."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espalier.container import Reader
+
+HERE = Path(__file__).parent
+
+_spec = importlib.util.spec_from_file_location("spec_decoder", HERE / "spec_decoder.py")
+spec_decoder = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(spec_decoder)
+
+# SHA-256 of each file, so that none is replaced unseen; a missing one fails.
+GOLDEN = {
+    "dtypes-v1": "059a9031bbf7d1b4a5fc3fa1df29a7f437f89351b3cbcc05ece0ad2ded150a3f",
+    "lenet-fixed-v1": "b8b218c3119c34474946d87022c483bfeccf5cffc6bf05991ccd668bc68c6668",
+    "lenet-huffman-v1": "2b3dd3f248a8e040d9b27247300289e22685366483f35418fd4999bcb2a93789",
+    "nothing-v1": "1f94fd34eec5afa52d7caea8654bbbff2357e26fc7cbf3f908ad726f4c21d5d1",
+    "shapes-v1": "29de4c403bd89650bd58b49454bfc14eaa924a059f475ad435dab7203e2011bb",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_file_is_the_one_that_was_checked_in(name):
+    data = (HERE / f"{name}.esp").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_it_decodes_to_the_same_bits(name):
+    expected = np.load(HERE / f"{name}.npz")
+    with Reader(HERE / f"{name}.esp") as reader:
+        assert [n for n in reader.names() if n not in reader.aliases] == list(expected)
+        for tensor in expected:
+            assert reader.tensor(tensor).dense().tobytes() == expected[tensor].tobytes()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_decoder_written_from_the_specification_agrees(name):
+    tensors, aliases = spec_decoder.read((HERE / f"{name}.esp").read_bytes())
+    with Reader(HERE / f"{name}.esp") as reader:
+        assert list(tensors) == [n for n in reader.names() if n not in reader.aliases]
+        assert aliases == dict(reader.aliases)
+        for tensor, (shape, data) in tensors.items():
+            found = reader.tensor(tensor)
+            assert found.shape == shape
+            assert found.dense().tobytes() == data
+
+
+def test_every_golden_file_is_tested():
+    assert {path.stem for path in HERE.glob("*.esp")} == set(GOLDEN)
+    assert {path.stem for path in HERE.glob("*.npz")} == set(GOLDEN)
+
+
+def test_what_is_in_them():
+    """By hand, so that the expected values do not hang on the maker alone."""
+    with Reader(HERE / "lenet-huffman-v1.esp") as reader:
+        assert reader.names() == [
+            "conv1.weight",
+            "conv1.bias",
+            "ip1.weight",
+            "ip1.bias",
+            "ip2.weight",
+            "steps",
+            "tied.weight",
+        ]
+        assert dict(reader.aliases) == {"tied.weight": "ip1.weight"}
+        assert dict(reader.metadata) == {"net": "LeNet", "é": [1, None]}
+        assert reader.tensor("steps").dense() == 12345
+        assert reader.tensor("conv1.weight").shape == (20, 1, 5, 5)
+        assert reader.tensor("tied.weight").dense().shape == (60, 100)
+        coders = {row.codes_coder for row in reader.ledger()}
+    assert coders == {"huffman", ""}
+    with Reader(HERE / "shapes-v1.esp") as reader:
+        ledger = reader.ledger()
+        assert reader.tensor("regular").dense()[:10].tolist() == [-3] + [0] * 8 + [-3]
+        assert reader.tensor("one code").dense().tolist() == [-0.5] * 5000
+    assert ledger["uniform"].codes_coder == "fixed"
+    assert ledger["far"].positions_coder == "fixed"
+    assert ledger.file_bytes == (HERE / "shapes-v1.esp").stat().st_size
