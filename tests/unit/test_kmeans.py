@@ -73,6 +73,19 @@ def test_a_value_of_weight_0_has_a_code_but_no_say() -> None:
     assert found.codes.tolist() == [0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("solver", SOLVED)
+def test_weights_too_small_to_count(solver: str) -> None:
+    found = kmeans_1d(f32(0, 1, 10, 11, 4), 3, weights=[1, 1, 1, 1, 1e-40], solver=solver)
+    # Lloyd spends a centroid on the value without weight, and stays there.
+    assert found.wcss == pytest.approx(1.0 if solver == "lloyd" else 0.5)
+
+
+def test_read_only_and_strided_values() -> None:
+    grid = np.arange(12, dtype=np.float32).reshape(3, 4)
+    grid.flags.writeable = False
+    assert kmeans_1d(grid.T, 3).codes.tolist() == [0, 1, 2] * 4
+
+
 def test_assign_gives_ties_to_the_lower() -> None:
     assert assign(f32(0, 0.5, 1, 1.5, 2, 9, -9), [0.0, 1.0, 2.0]).tolist() == [0, 0, 1, 1, 2, 2, 0]
 

@@ -1,4 +1,14 @@
-"""1-D k-means: the weight-sharing engine."""
+"""1-D k-means: the weight-sharing engine.
+
+Which solver?
+
+- ``"optimal"``, the default, is as fast as any and within 0.1% of the optimum or closer, proved
+  for each result (see ``gap``). Small layers are solved to optimality.
+- ``"lloyd"`` is the paper's, and a local minimum that depends on its initialisation. From
+  ``"linear"`` it spends centroids on the few large weights, at a higher sum of squares: that may be
+  the better network, and fine-tuning will tell.
+- ``"exact"`` is for the last millionth, at tens of times the time and memory on large layers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +38,7 @@ class Clustering:
     ----------
     centroids : ndarray, float64, shape (k',)
         Strictly rising; k' <= k, fewer where there are fewer distinct values.
-    codes : ndarray, uint8 (k <= 256) or uint16, shape (n,)
+    codes : ndarray, uint8 (k' <= 256) or uint16, shape (n,)
         Nearest centroid of each value, in the order of the input.
     wcss : float
         Within-cluster sum of squares, sum_i w_i (v_i - c_a(i))^2.
@@ -90,6 +100,16 @@ def kmeans_1d(
     ------
     InvalidArgument
         Values or weights are not finite, or an argument is outside its range.
+
+    Notes
+    -----
+    Han, Mao, Dally 2016 (arXiv 1510.00149), section 3.1, equation 2. Differences: the default is
+    the global optimum instead of Lloyd's iteration; clusters that become empty are re-seeded, of
+    which the paper says nothing; values may have weights.
+
+    The result is the same for any number of threads, and codes are exact: as if distances were
+    compared without rounding, ties to the lower centroid. Sums are float64. Beside its result the
+    default takes about 8 bytes for each float32 value, for the sort.
 
     Examples
     --------
