@@ -18,7 +18,7 @@ from espalier.entropy.positions import (
     gap_histogram,
 )
 from espalier.entropy.values import decode_values, encode_values
-from espalier.kernels import bitpack, gaps, huffman
+from espalier.kernels import bitpack, counting, gaps, huffman
 from espalier.state import (
     STORAGE_DTYPES,
     Codebook,
@@ -82,6 +82,12 @@ def test_pack(symbols, width):
     found, status = bitpack.unpack(packed, values.size, width, np.uint64)
     assert status == bitpack.OK
     assert found.tolist() == values.tolist()
+
+
+@given(st.lists(st.integers(0, 255), max_size=50), st.booleans())
+def test_count(symbols, wide):
+    found = counting.count(np.array(symbols, np.uint16 if wide else np.uint8))
+    assert found.tolist() == counting.count_reference(symbols, 65536 if wide else 256)
 
 
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 32))

@@ -50,8 +50,8 @@ class TensorRow:
     bytes_p, bytes_pq : int
         The paper's stage P (values and fixed gaps, fillers included in both) and P+Q (fixed-width
         codes and gaps, fillers included in both, and the codebook), each with ``header_bytes``.
-    positions_payload_bits, codes_payload_bits : int
-        Coded sizes with tables, for the columns in bits per kept element.
+    positions_tables_bytes, codes_tables_bytes : int
+        What ``tables_bytes`` holds for these streams, which the columns in bits count too.
     """
 
     name: str

@@ -95,7 +95,7 @@ class Writer:
     >>> from espalier.container import Reader
     >>> file = io.BytesIO()
     >>> with Writer(file) as w:
-    ...     w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
+    ...     row = w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
     ...     w.metadata = {"made by": "an example"}
     >>> w.ledger.file_bytes == len(file.getvalue())
     True

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.kernels.counting import count
+
 Array = NDArray[Any]
 
 _DIRECT = 1 << 20
@@ -40,6 +42,10 @@ class Histogram:
             return cls(np.zeros(0, np.int64), np.zeros(0, np.int64))
         if is_constant_view(symbols):
             return cls(symbols[:1].astype(np.int64), np.array([symbols.size], np.int64))
+        if symbols.dtype in (np.dtype("u1"), np.dtype("<u2")):
+            counts = count(symbols)
+            values = np.flatnonzero(counts)
+            return cls(values, counts[values])
         if symbols.dtype.kind in "bui" and symbols.min() >= 0 and symbols.max() < _DIRECT:
             counts = np.bincount(symbols)
             values = np.flatnonzero(counts)

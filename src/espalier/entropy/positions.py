@@ -35,6 +35,7 @@ from espalier.entropy.stream import (
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
 from espalier.kernels import gaps as kernel
+from espalier.kernels.counting import count
 
 Array = NDArray[Any]
 
@@ -131,8 +132,7 @@ def _encode_bitmap(positions: Array, size: int, coder: EntropyCoder[Any]) -> Str
     mask = np.zeros(size, np.bool_)
     mask[positions] = True
     symbols = np.packbits(mask, bitorder="little")
-    counts = np.bincount(symbols, minlength=ALPHABET)
-    return encode_symbols(symbols, counts, coder, layout=BITMAP)
+    return encode_symbols(symbols, count(symbols), coder, layout=BITMAP)
 
 
 def encode_positions(

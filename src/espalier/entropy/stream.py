@@ -60,12 +60,6 @@ def smallest(streams: list[Stream]) -> Stream:
     return min(streams, key=lambda stream: len(stream.body))
 
 
-def candidates(coder: EntropyCoder[Any]) -> list[EntropyCoder[Any]]:
-    """The coders to try for a stream: fixed width, and the one that was asked for."""
-    fixed = CODERS.make("fixed")
-    return [fixed] if coder.id == fixed.id else [fixed, coder]
-
-
 def encode_symbols(
     symbols: Array, counts: Array, coder: EntropyCoder[Any], *, layout: int = 0, head: bytes = b""
 ) -> Stream:
@@ -102,7 +96,13 @@ def encode_codes(codes: Array, levels: int, coder: EntropyCoder[Any]) -> tuple[S
     if not codes.size:
         return EMPTY, histogram
     counts = histogram.dense(levels)
-    return smallest([encode_symbols(codes, counts, c) for c in candidates(coder)]), histogram
+    fixed = CODERS.make("fixed")
+    stream = encode_symbols(codes, counts, coder)
+    # The size at fixed width is known beforehand: it is written only where it wins.
+    width_wins = fixed.bits(counts, fixed.fit(counts)) <= 8 * len(stream.body)
+    if coder.id != fixed.id and width_wins:
+        stream = smallest([encode_symbols(codes, counts, fixed), stream])
+    return stream, histogram
 
 
 def decode_codes(method: int, body: memoryview, n: int, levels: int) -> tuple[Array, int]:

@@ -28,6 +28,7 @@ from espalier.entropy.stream import (
     split_method,
 )
 from espalier.errors import CorruptFile, TruncatedFile
+from espalier.kernels.counting import count
 
 Array = NDArray[Any]
 
@@ -64,7 +65,7 @@ def _from_words(words: Array, dtype: str, storage: np.dtype[Any]) -> Array:
 
 
 def _encode_plane(plane: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
-    counts = np.bincount(plane, minlength=256)
+    counts = count(plane)
     if counts[plane[0]] == plane.size:
         return bytes([_PLANE_CONSTANT, plane[0]]), 1
     table = coder.fit(counts)

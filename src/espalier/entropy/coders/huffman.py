@@ -14,6 +14,7 @@ from espalier.entropy.lengths import read_lengths, write_lengths
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
 from espalier.kernels import huffman as kernel
+from espalier.kernels.counting import count
 
 Array = NDArray[Any]
 
@@ -81,8 +82,9 @@ class Huffman(EntropyCoder[CodeLengths]):
     def encode(self, symbols: Array, table: CodeLengths) -> bytes:
         if table.lone >= 0 or not symbols.size:
             return b""
-        counts = np.bincount(symbols, minlength=table.lengths.size)
-        data, ends = kernel.encode(symbols, table.lengths, self.bits(counts, table))
+        counts = count(symbols)[: table.lengths.size]
+        bits = self.bits(counts, CodeLengths(table.lengths[: counts.size]))
+        data, ends = kernel.encode(symbols, table.lengths, bits)
         sizes = np.diff(ends, prepend=0)[:-1].tolist()
         return b"".join(map(varint, sizes)) + data.tobytes()
 
