@@ -24,7 +24,6 @@ from espalier.entropy.stream import (
     decode_symbols,
     encode_symbols,
     read_empty,
-    smallest,
     split_method,
 )
 from espalier.errors import CorruptFile, TruncatedFile
@@ -40,6 +39,9 @@ _PLANE_STORED = 0
 _PLANE_CODED = 1
 _PLANE_CONSTANT = 2
 
+_BLOCK = 1 << 16
+"""Words taken apart or put together at a time, so that they stay in the cache."""
+
 _ROTATED = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 
 
@@ -49,19 +51,32 @@ def _word_dtype(dtype: str, storage: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"<u{size}")
 
 
-def _to_words(values: Array, dtype: str) -> Array:
+def _split(values: Array, dtype: str) -> Array:
+    """The byte planes of ``values``, most significant first, shape (bytes of a word, words)."""
     words = values.view(_word_dtype(dtype, values.dtype))
-    if dtype in _ROTATED:
-        bits = 8 * words.dtype.itemsize
-        words = (words << 1) | (words >> (bits - 1))
+    width = words.dtype.itemsize
+    planes = np.empty((width, words.size), np.uint8)
+    for start in range(0, words.size, _BLOCK):
+        block = words[start : start + _BLOCK]
+        if dtype in _ROTATED:
+            block = (block << 1) | (block >> (8 * width - 1))
+        for i in range(width):
+            planes[i, start : start + _BLOCK] = block >> (8 * (width - 1 - i))
+    return planes
+
+
+def _join(planes: list[Array], n: int, dtype: str, word: np.dtype[Any]) -> Array:
+    """The ``n`` words of byte planes: the inverse of :func:`_split`; a plane may be one byte."""
+    words = np.empty(n, word)
+    for start in range(0, n, _BLOCK):
+        block = words[start : start + _BLOCK]
+        block[:] = planes[0][start : start + _BLOCK] if planes[0].size == n else planes[0]
+        for plane in planes[1:]:
+            block <<= 8
+            block |= plane[start : start + _BLOCK] if plane.size == n else plane
+        if dtype in _ROTATED:
+            block[:] = (block >> 1) | (block << (8 * word.itemsize - 1))
     return words
-
-
-def _from_words(words: Array, dtype: str, storage: np.dtype[Any]) -> Array:
-    if dtype in _ROTATED:
-        bits = 8 * words.dtype.itemsize
-        words = (words >> 1) | (words << (bits - 1))
-    return words.view(storage)
 
 
 def _encode_plane(plane: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
@@ -79,12 +94,7 @@ def _encode_plane(plane: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
 
 
 def _encode_planes(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream:
-    words = _to_words(values, dtype)
-    planes = words.view(np.uint8).reshape(words.size, words.dtype.itemsize)
-    parts = [
-        _encode_plane(np.ascontiguousarray(planes[:, i]), coder)
-        for i in reversed(range(planes.shape[1]))
-    ]
+    parts = [_encode_plane(plane, coder) for plane in _split(values, dtype)]
     body = b"".join(body for body, _ in parts)
     return Stream(PLANES, coder.id, body, sum(tables for _, tables in parts))
 
@@ -111,42 +121,36 @@ def encode_values(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream
         same = values.size > 1 and words[-1].tobytes() == first and bool((words == words[0]).all())
     if same:
         return Stream(CONSTANT, RAW, first)
-    streams = [Stream(PLAIN, RAW, values.tobytes())]
     if coder.id != CODERS.get("fixed").id:
-        streams.append(_encode_planes(values, dtype, coder))
-    return smallest(streams)
+        stream = _encode_planes(values, dtype, coder)
+        if len(stream.body) < values.nbytes:
+            return stream
+    return Stream(PLAIN, RAW, values.tobytes())
 
 
-def _decode_planes(cursor: Cursor, number: int, n: int, word: np.dtype[Any]) -> tuple[Array, int]:
+def _decode_planes(cursor: Cursor, number: int, n: int, width: int) -> tuple[list[Array], int]:
+    """The ``width`` planes of ``n`` words, most significant first; a constant one is one byte."""
     planes: list[Array] = []
     tables = 0
     coder_by_id(number)  # also where no plane is coded
-    for i in reversed(range(word.itemsize)):
+    for i in reversed(range(width)):
+        field = f"byte plane {i}"
         start = cursor.at
-        mode = cursor.u8(f"byte plane {i}")
-        if mode == _PLANE_STORED:
-            planes.append(np.frombuffer(cursor.take(n, f"byte plane {i}"), np.uint8))
-            tables += 1
-        elif mode == _PLANE_CONSTANT:
-            planes.append(np.frombuffer(cursor.take(1, f"byte plane {i}"), np.uint8))
-            tables += 1
-        elif mode == _PLANE_CODED:
-            body = cursor.take(cursor.varint(f"size of byte plane {i}"), f"byte plane {i}")
+        mode = cursor.u8(field)
+        if mode == _PLANE_CODED:
+            body = cursor.take(cursor.varint(f"size of {field}"), field)
             tables += cursor.at - start - len(body)
             plane, table_bytes = decode_symbols(Cursor(body), number, n, 256)
-            planes.append(plane)
+            planes.append(plane[:1] if plane.strides == (0,) else plane)
             tables += table_bytes
+        elif mode in (_PLANE_STORED, _PLANE_CONSTANT):
+            size = n if mode == _PLANE_STORED else 1
+            planes.append(np.frombuffer(cursor.take(size, field), np.uint8))
+            tables += 1
         else:
-            raise CorruptFile(f"byte plane {i} has mode {mode}, not 0, 1 or 2")
+            raise CorruptFile(f"{field} has mode {mode}, not 0, 1 or 2")
     cursor.end("byte planes")
-    if all(plane.strides == (0,) or plane.size == 1 for plane in planes):
-        # Nothing in the file pays for n values: keep one.
-        one = np.array([plane[0] for plane in reversed(planes)], np.uint8).view(word)
-        return np.broadcast_to(one, (n,)), tables
-    out = np.empty((n, word.itemsize), np.uint8)
-    for i, plane in enumerate(reversed(planes)):
-        out[:, i] = plane
-    return out.reshape(-1).view(word), tables
+    return planes, tables
 
 
 def decode_values(
@@ -175,15 +179,16 @@ def decode_values(
         raise CorruptFile(f"layout {layout} of values with coder {number} is not known")
     word = _word_dtype(dtype, storage)
     parts = storage.itemsize // word.itemsize
-    words, tables = _decode_planes(Cursor(body), number, n * parts, word)
-    _check_bool(words, dtype)
-    if is_constant_view(words):
-        one = _from_words(np.full(parts, words[0], word), dtype, storage)
-        return np.broadcast_to(one, (n,)), tables
-    return _from_words(words, dtype, storage), tables
+    planes, tables = _decode_planes(Cursor(body), number, n * parts, word.itemsize)
+    # Where no plane has a byte for each word, nothing in the file pays for n values: keep one.
+    constant = all(plane.size == 1 for plane in planes)
+    values = _join(planes, parts if constant else n * parts, dtype, word)
+    _check_bool(values, dtype)
+    values = values.view(storage)
+    return (np.broadcast_to(values, (n,)) if constant else values), tables
 
 
 def _check_bool(values: Array, dtype: str) -> None:
     # A byte other than 0 and 1 in a NumPy bool is undefined behaviour.
-    if dtype == "bool" and int(values[:1].max() if is_constant_view(values) else values.max()) > 1:
+    if dtype == "bool" and int(values.max()) > 1:
         raise CorruptFile("a bool is stored as neither 0 nor 1")
