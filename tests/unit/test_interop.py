@@ -36,8 +36,8 @@ def content_of(arrays, aliases=None, metadata=None):
 
 def assert_same(checkpoint, arrays):
     for name, (dtype, array) in arrays.items():
-        got = checkpoint.load(name)
-        assert checkpoint.infos[name].dtype == dtype
+        found, got = checkpoint.load(name)
+        assert found == checkpoint.infos[name].dtype == dtype
         assert checkpoint.infos[name].shape == got.shape == array.shape
         assert got.dtype == storage_dtype(dtype)
         assert got.tobytes() == array.tobytes()
@@ -87,9 +87,18 @@ def test_tied_tensors_are_all_written(tmp_path, suffix):
     path = tmp_path / f"tied{suffix}"
     save_checkpoint(path, content_of(arrays, {"head.weight": "embed.weight"}))
     checkpoint = open_checkpoint(path)
-    assert np.array_equal(checkpoint.load("head.weight"), arrays["embed.weight"][1])
+    assert np.array_equal(checkpoint.load("head.weight")[1], arrays["embed.weight"][1])
     tied = suffix in (".pt", ".pth")
     assert checkpoint.aliases == ({"head.weight": "embed.weight"} if tied else {})
+
+
+def test_names_and_with(tmp_path):
+    weight = torch.ones(2, 2)
+    torch.save({"a": weight, "tied": weight, "z": torch.zeros(1)}, tmp_path / "x.pt")
+    with open_checkpoint(tmp_path / "x.pt") as checkpoint:
+        assert checkpoint.names() == ["a", "z", "tied"]
+        with pytest.raises(InvalidArgument, match="no tensor is called 'b'"):
+            checkpoint.load("b")
 
 
 def test_torch_reads_what_is_written(tmp_path):
@@ -117,10 +126,10 @@ def test_safetensors_of_the_library_is_read(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "lib.safetensors")
     assert checkpoint.metadata == {"who": "them"}
     assert set(checkpoint.names()) == set(tensors)
-    assert checkpoint.load("bf16").tolist() == [[0x3F80, 0xC020]]  # 1.0 and -2.5, by hand
-    assert checkpoint.load("f8").tolist() == [0x38, 0xC0]
-    assert np.array_equal(checkpoint.load("f32"), tensors["f32"].numpy())
-    assert checkpoint.load("mask").tolist() == [True, False]
+    assert checkpoint.load("bf16")[1].tolist() == [[0x3F80, 0xC020]]  # 1.0 and -2.5, by hand
+    assert checkpoint.load("f8")[1].tolist() == [0x38, 0xC0]
+    assert np.array_equal(checkpoint.load("f32")[1], tensors["f32"].numpy())
+    assert checkpoint.load("mask")[1].tolist() == [True, False]
 
 
 def test_unknown_safetensors_dtype_is_skipped_with_its_reason(tmp_path):
@@ -132,7 +141,7 @@ def test_unknown_safetensors_dtype_is_skipped_with_its_reason(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "x.safetensors")
     assert checkpoint.names() == ["fine"]
     assert checkpoint.skipped == {"odd": "dtype F4 is not supported"}
-    assert checkpoint.load("fine").tolist() == [ord("c")]
+    assert checkpoint.load("fine")[1].tolist() == [ord("c")]
 
 
 def write_safetensors(path, header, data):
@@ -200,14 +209,14 @@ def test_views_and_parameters_of_torch(tmp_path):
     weights = OrderedDict(t=base.t(), row=base[1], p=torch.nn.Parameter(base.clone()), again=base)
     torch.save(weights, tmp_path / "x.pt")
     checkpoint = open_checkpoint(tmp_path / "x.pt")
-    assert checkpoint.load("t").tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert checkpoint.load("row").tolist() == [3, 4, 5]
+    assert checkpoint.load("t")[1].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert checkpoint.load("row")[1].tolist() == [3, 4, 5]
     assert checkpoint.aliases == {}  # other views of the same memory are tensors of their own
 
 
 def test_legacy_torch_format(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-    assert open_checkpoint(tmp_path / "x.pth").load("w").tolist() == [1, 1]
+    assert open_checkpoint(tmp_path / "x.pth").load("w")[1].tolist() == [1, 1]
 
 
 class Payload:
@@ -253,15 +262,15 @@ def test_npz_with_objects_is_refused_and_odd_members_are_skipped(tmp_path):
     with zipfile.ZipFile(tmp_path / "s.npz", "a") as archive:
         archive.writestr("README.txt", "hello")
     checkpoint = open_checkpoint(tmp_path / "s.npz")
-    assert checkpoint.load("be").tolist() == [0, 1, 2]
-    assert checkpoint.load("be").dtype == np.dtype("<i4")
+    assert checkpoint.load("be")[1].tolist() == [0, 1, 2]
+    assert checkpoint.load("be")[1].dtype == np.dtype("<i4")
     assert set(checkpoint.skipped) == {"s", "README.txt"}
 
 
 def test_npz_in_fortran_order(tmp_path):
     array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     np.savez(tmp_path / "f.npz", f=array)
-    got = open_checkpoint(tmp_path / "f.npz").load("f")
+    got = open_checkpoint(tmp_path / "f.npz").load("f")[1]
     assert got.flags.c_contiguous
     assert np.array_equal(got, array)
 

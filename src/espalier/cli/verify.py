@@ -102,7 +102,7 @@ def _difference(name: str, reader: Reader, checkpoint: Checkpoint) -> Difference
 
     dtype = reader.entry(name).dtype
     ours: Array = reader.tensor(name).dense().reshape(-1)
-    theirs: Array = checkpoint.load(name).reshape(-1)
+    theirs: Array = checkpoint.load(name)[1].reshape(-1)
     if ours.tobytes() == theirs.tobytes():
         return Difference(name, 0.0, 0.0)
     if dtype in FLOATS:

@@ -152,7 +152,7 @@ def compress_checkpoint(
     with Writer(Path(path), coder=coder, force=force) as writer:
         for step in steps:
             try:
-                tensor, outcome = compress_tensor(step, checkpoint.load(step.info.name))
+                tensor, outcome = compress_tensor(step, checkpoint.load(step.info.name)[1])
             except InvalidArgument as error:
                 raise InvalidArgument(f"{checkpoint.path}: {error}") from None
             writer.add(step.info.name, tensor)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, Self
 
 from espalier.container import atomic_write
 from espalier.container.layout import MAGIC
@@ -75,16 +75,22 @@ class Checkpoint(ABC):
         self.metadata = dict(metadata or {})
         self.notes = tuple(notes)
 
-    def names(self) -> list[str]:
-        """The names of the distinct tensors, in the order of the file."""
-        return list(self.infos)
+    def __enter__(self) -> Self:
+        return self
 
-    def load(self, name: str) -> Array:
-        """The tensor of that name (or alias): a C-contiguous array in its storage dtype."""
+    def __exit__(self, *_error: object) -> None:
+        """Nothing to do: no file stays open between two loads."""
+
+    def names(self) -> list[str]:
+        """All names: of the distinct tensors in the order of the file, then those of tied ones."""
+        return [*self.infos, *self.aliases]
+
+    def load(self, name: str) -> tuple[str, Array]:
+        """The dtype of the tensor of that name, and its C-contiguous array in the storage dtype."""
         name = self.aliases.get(name, name)
         if name not in self.infos:
             raise InvalidArgument(f"{self.path}: no tensor is called {name!r}")
-        return self._load(self.infos[name])
+        return self.infos[name].dtype, self._load(self.infos[name])
 
     @abstractmethod
     def _load(self, info: TensorInfo) -> Array:
