@@ -18,7 +18,7 @@ from espalier.entropy.positions import (
     gap_histogram,
 )
 from espalier.entropy.values import decode_values, encode_values
-from espalier.kernels import bitpack, counting, gaps, huffman
+from espalier.kernels import bitpack, counting, gaps, huffman, prefix_code
 from espalier.state import (
     STORAGE_DTYPES,
     Codebook,
@@ -29,8 +29,8 @@ from espalier.state import (
     storage_dtype,
 )
 
-settings.register_profile("coding", deadline=None, max_examples=150)
-settings.load_profile("coding")
+# No deadline: the first example of each test compiles kernels.
+thorough = settings(deadline=None, max_examples=150)
 
 COUNTS = st.lists(st.one_of(st.just(0), st.integers(1, 9), st.integers(1, 10**9)), max_size=70)
 GAPS = st.lists(
@@ -42,6 +42,7 @@ def positions_of(gap_list):
     return np.cumsum(np.array(gap_list, np.int64) + 1) - 1
 
 
+@thorough
 @given(st.integers(0, (1 << 63) - 1))
 def test_varint(value):
     cursor = Cursor(varint(value) + b"x")
@@ -49,10 +50,11 @@ def test_varint(value):
     assert cursor.left == 1
 
 
+@thorough
 @given(COUNTS, st.integers(7, 16))
 def test_code_lengths(counts, limit):
-    lengths = huffman.code_lengths(np.array(counts, np.int64), limit)
-    assert lengths.tolist() == huffman.code_lengths_reference(counts, limit)
+    lengths = prefix_code.code_lengths(np.array(counts, np.int64), limit)
+    assert lengths.tolist() == prefix_code.code_lengths_reference(counts, limit)
     used = np.flatnonzero(counts)
     if used.size > 1:
         assert (2.0 ** -lengths[used].astype(float)).sum() == 1
@@ -61,12 +63,13 @@ def test_code_lengths(counts, limit):
         assert (found.tolist(), lone) == (lengths.tolist(), -1)
 
 
+@thorough
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=400), st.booleans())
 def test_huffman(symbols, wide):
     if len(set(symbols)) < 2:
         symbols = [*symbols, symbols[0] + 1]
     values = np.array(symbols, np.uint16 if wide else np.uint8)
-    lengths = huffman.code_lengths(np.bincount(values, minlength=300 if wide else 42), 12)
+    lengths = prefix_code.code_lengths(np.bincount(values, minlength=300 if wide else 42), 12)
     data, ends = huffman.encode(values, lengths, int(lengths[values].sum(dtype=np.int64)))
     assert (data.tobytes(), ends.tolist()) == huffman.encode_reference(symbols, lengths)
     found, status = huffman.decode(data, values.size, ends, lengths)
@@ -74,6 +77,7 @@ def test_huffman(symbols, wide):
     assert found.tolist() == symbols
 
 
+@thorough
 @given(st.lists(st.integers(0, (1 << 48) - 1), max_size=50), st.integers(0, 48))
 def test_pack(symbols, width):
     values = np.array([s & ((1 << width) - 1) for s in symbols], np.uint64)
@@ -84,12 +88,14 @@ def test_pack(symbols, width):
     assert found.tolist() == values.tolist()
 
 
+@thorough
 @given(st.lists(st.integers(0, 255), max_size=50), st.booleans())
 def test_count(symbols, wide):
     found = counting.count(np.array(symbols, np.uint16 if wide else np.uint8))
     assert found.tolist() == counting.count_reference(symbols, 65536 if wide else 256)
 
 
+@thorough
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 32))
 def test_gaps_with_fillers(gap_list, width):
     positions = positions_of(gap_list)
@@ -103,6 +109,7 @@ def test_gaps_with_fillers(gap_list, width):
     assert gaps.unpack_gaps_reference(packed.tobytes(), positions.size, width) == found.tolist()
 
 
+@thorough
 @given(GAPS, st.integers(0, 4), st.integers(0, 3))
 def test_gaps_as_tokens(gap_list, direct, top):
     top = min(top, direct)
@@ -119,6 +126,7 @@ def test_gaps_as_tokens(gap_list, direct, top):
     assert gaps.join_gaps_reference(tokens, raw, direct, top) == positions.tolist()
 
 
+@thorough
 @given(GAPS, st.sampled_from(CODERS.names()), st.integers(0, 20))
 def test_positions(gap_list, coder, beyond):
     positions = positions_of(gap_list)
@@ -130,6 +138,7 @@ def test_positions(gap_list, coder, beyond):
     assert histogram.total == positions.size
 
 
+@thorough
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=50), st.integers(0, 32))
 def test_the_best_width_is_the_best(gap_list, beside):
     histogram = Histogram.of(np.array(gap_list))
@@ -140,6 +149,7 @@ def test_the_best_width_is_the_best(gap_list, beside):
     assert cost(best_width(histogram, beside)) == min(map(cost, range(1, 33)))
 
 
+@thorough
 @given(st.data(), st.sampled_from(sorted(STORAGE_DTYPES)), st.sampled_from(CODERS.names()))
 def test_values(data, dtype, coder):
     storage = storage_dtype(dtype)
@@ -156,6 +166,7 @@ def test_values(data, dtype, coder):
     assert len(stream.body) <= size
 
 
+@thorough
 @given(st.lists(st.integers(0, 9), max_size=80))
 def test_the_entropy_is_a_bound(symbols):
     values = np.array(symbols, np.uint8)
@@ -193,6 +204,7 @@ def tensors(draw):
     return SparseCodebook(shape, dtype, kept, codes, values(levels))
 
 
+@thorough
 @given(
     st.dictionaries(st.text(max_size=12), tensors(), max_size=4),
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),

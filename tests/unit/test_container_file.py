@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from espalier.container import Reader, Writer, atomic_write, read, write
+from espalier.container import Reader, Writer, atomic_write, layout, read, write
 from espalier.errors import InvalidArgument, UnknownMethod
 from espalier.state import (
     STORAGE_DTYPES,
@@ -96,6 +96,11 @@ def test_every_dtype_is_exact(dtype, n):
     write(CompressedModel(tensors), file)
     back = read(file)
     assert all(same(tensors[name], back[name]) for name in tensors)
+
+
+def test_every_dtype_has_a_number_of_its_own():
+    assert set(layout.DTYPE_IDS) == set(STORAGE_DTYPES)
+    assert sorted(layout.DTYPE_IDS.values()) == list(range(1, 18))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 0, 3), (1,) * 15, (2, 3, 1, 5)])

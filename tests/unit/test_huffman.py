@@ -8,11 +8,11 @@ import pytest
 from espalier.entropy.cursor import Cursor
 from espalier.entropy.lengths import read_lengths, write_lengths
 from espalier.errors import CorruptFile, FormatError, TruncatedFile
-from espalier.kernels import bitpack, huffman
+from espalier.kernels import bitpack, huffman, prefix_code
 
 
 def lengths_of(counts, limit=12):
-    return huffman.code_lengths(np.array(counts), limit).tolist()
+    return prefix_code.code_lengths(np.array(counts), limit).tolist()
 
 
 def test_code_lengths_of_a_known_tree():
@@ -52,15 +52,15 @@ def test_package_merge_agrees_with_the_reference_under_ties():
     rng = np.random.default_rng(0)
     for limit, size in [(8, 256), (12, 256), (9, 300), (16, 40)]:
         counts = rng.integers(0, 4, size)
-        found = huffman.code_lengths(counts, limit)
-        assert found.tolist() == huffman.code_lengths_reference(counts.tolist(), limit)
+        found = prefix_code.code_lengths(counts, limit)
+        assert found.tolist() == prefix_code.code_lengths_reference(counts.tolist(), limit)
         assert (2.0 ** -found[found > 0].astype(float)).sum() == 1
 
 
 def test_code_words_are_those_of_rfc_1951():
     # The example of section 3.2.2: lengths (3, 3, 3, 3, 3, 2, 4, 4) for ABCDEFGH.
     lengths = np.array([3, 3, 3, 3, 3, 2, 4, 4], np.uint8)
-    words = huffman.code_words(lengths)
+    words = prefix_code.code_words(lengths)
     text = [f"{w:0{n}b}"[::-1] for w, n in zip(words.tolist(), lengths.tolist(), strict=True)]
     assert text == ["010", "011", "100", "101", "110", "00", "1110", "1111"]
 
@@ -93,7 +93,7 @@ def test_fast_and_slow_agree(alphabet, n):
     symbols[: min(n, 2)] = [0, 1][: min(n, 2)]
     counts = np.bincount(symbols, minlength=alphabet)
     counts[:2] += 1
-    lengths = huffman.code_lengths(counts, 12 if alphabet <= 256 else 16)
+    lengths = prefix_code.code_lengths(counts, 12 if alphabet <= 256 else 16)
     bits = int(lengths[symbols].sum(dtype=np.int64))
     data, ends = huffman.encode(symbols, lengths, bits)
     assert (data.tobytes(), ends.tolist()) == huffman.encode_reference(symbols.tolist(), lengths)
@@ -171,7 +171,7 @@ def test_a_table_of_65536_symbols():
 
 def test_bowls_take_two_bits_a_symbol():
     counts = np.bincount(np.clip(np.random.default_rng(0).normal(16, 5, 9999), 0, 31).astype(int))
-    lengths = huffman.code_lengths(counts, 12)
+    lengths = prefix_code.code_lengths(counts, 12)
     assert len(write_lengths(lengths, -1)) <= 10
 
 

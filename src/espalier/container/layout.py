@@ -17,7 +17,7 @@ from typing import Any
 
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, InvalidArgument, UnsupportedVersion
-from espalier.state import STORAGE_DTYPES, count
+from espalier.state import count
 
 MAGIC = b"\x89ESP\r\n\x1a\n"
 """As PNG does: not text, not UTF-8, and broken by every conversion of line ends."""
@@ -362,6 +362,3 @@ def _decode_metadata(payload: memoryview) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise CorruptFile(f"metadata is a JSON {type(metadata).__name__}, not an object")
     return metadata
-
-
-assert set(DTYPE_IDS) == set(STORAGE_DTYPES)

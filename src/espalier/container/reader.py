@@ -151,17 +151,17 @@ class Reader:
     @property
     def aliases(self) -> Mapping[str, str]:
         """Further names of tied tensors, each mapped to the name it is stored under."""
-        return MappingProxyType(dict(self._directory.aliases))
+        return MappingProxyType(self._directory.aliases)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What travels with the weights."""
-        return MappingProxyType(dict(self._directory.metadata))
+        return MappingProxyType(self._directory.metadata)
 
     def entry(self, name: str) -> Entry:
         """What the directory says of a tensor (shape, dtype, kind), without reading it."""
         try:
-            return self._entries[self.aliases.get(name, name)]
+            return self._entries[self._directory.aliases.get(name, name)]
         except KeyError:
             raise InvalidArgument(f"{self.path} has no tensor {name!r}") from None
 

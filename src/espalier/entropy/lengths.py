@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile
-from espalier.kernels.huffman import MAX_LENGTH
+from espalier.kernels.prefix_code import MAX_LENGTH
 
 
 def _first_guess(span: int) -> int:

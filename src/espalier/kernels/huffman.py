@@ -1,4 +1,4 @@
-"""Canonical, length-limited Huffman coding: code lengths, tables, and the two inner loops.
+"""Huffman coding: the two inner loops, for a code from :mod:`espalier.kernels.prefix_code`.
 
 A stream of n symbols is split into S = ``substreams(n)`` runs of consecutive symbols, coded apart:
 1 for a small n, so that a tiny layer pays nothing, otherwise 8 for each 2**20 symbols begun. Eight
@@ -29,6 +29,7 @@ from espalier.kernels.bitpack import (
     peek,
     store64,
 )
+from espalier.kernels.prefix_code import code_words, decode_table
 
 Array = NDArray[Any]
 
@@ -38,8 +39,6 @@ BLOCK = 1 << 20
 """Symbols of a block at most."""
 SPLIT_FROM = 1 << 14
 """Number of symbols from which a stream is split at all."""
-MAX_LENGTH = 16
-"""Longest code word, in bits, that a table may hold."""
 
 
 def substreams(n: int) -> int:
@@ -52,172 +51,6 @@ def run_starts(n: int) -> Array:
     s = substreams(n)
     j = np.arange(s + 1, dtype=np.int64)
     return j * (n // s) + np.minimum(j, n % s)
-
-
-# ---------------------------------------------------------------- code lengths
-
-
-@jit
-def _package_merge(weights: Array, limit: Int, lengths: Array) -> None:
-    n = weights.size
-    width = 2 * n
-    is_leaf = np.zeros((limit, width), np.bool_)
-    sizes = np.zeros(limit, np.int64)
-    previous = np.empty(width, np.int64)
-    current = np.empty(width, np.int64)
-    count = 0
-    for level in range(limit):
-        packages = count // 2
-        leaf = 0
-        package = 0
-        m = 0
-        while leaf < n or package < packages:
-            take_leaf = package >= packages
-            if leaf < n and package < packages:
-                merged = previous[2 * package] + previous[2 * package + 1]
-                take_leaf = weights[leaf] <= merged
-            if take_leaf:
-                current[m] = weights[leaf]
-                is_leaf[level, m] = True
-                leaf += 1
-            else:
-                current[m] = previous[2 * package] + previous[2 * package + 1]
-                package += 1
-            m += 1
-        sizes[level] = m
-        count = m
-        previous, current = current, previous
-    take = 2 * n - 2
-    for level in range(limit - 1, -1, -1):
-        leaves = 0
-        for i in range(take):
-            if is_leaf[level, i]:
-                leaves += 1
-        for i in range(leaves):
-            lengths[i] += 1
-        take = 2 * (take - leaves)
-
-
-def code_lengths(counts: Array, limit: int) -> Array:
-    """Lengths of the best prefix code with no code word longer than ``limit`` bits.
-
-    Minimises sum of counts * lengths subject to sum of 2**-length = 1 and length <= limit, by
-    package-merge. Symbols of equal count are taken in rising order, so the result is unique.
-
-    Parameters
-    ----------
-    counts : integer array, shape (alphabet,)
-        How often each symbol occurs; 0 leaves it out.
-    limit : int
-        At least log2 of the number of symbols that occur, at most 16.
-
-    Returns
-    -------
-    uint8 array, shape (alphabet,)
-        0 for a symbol that does not occur. A lone symbol has length 0 too: it takes no bits.
-
-    Examples
-    --------
-    >>> code_lengths(np.array([5, 1, 0, 2, 8]), 12).tolist()
-    [2, 3, 0, 3, 1]
-
-    References
-    ----------
-    Larmore and Hirschberg 1990, "A fast algorithm for optimal length-limited Huffman codes".
-    """
-    used = np.flatnonzero(counts)
-    lengths = np.zeros(counts.size, np.uint8)
-    if used.size < 2:
-        return lengths
-    order = used[np.argsort(counts[used], kind="stable")]
-    found = np.zeros(used.size, np.uint8)
-    _package_merge(counts[order].astype(np.int64), limit, found)
-    lengths[order] = found
-    return lengths
-
-
-def code_lengths_reference(counts: list[int], limit: int) -> list[int]:
-    """:func:`code_lengths` in plain Python: packages are lists of the symbols in them."""
-    leaves = sorted((c, [s]) for s, c in enumerate(counts) if c)
-    lengths = [0] * len(counts)
-    if len(leaves) < 2:
-        return lengths
-    merged: list[tuple[int, list[int]]] = []
-    for _ in range(limit):
-        pairs = zip(merged[0::2], merged[1::2], strict=False)
-        packages = [(a[0] + b[0], a[1] + b[1]) for a, b in pairs]
-        merged = sorted(leaves + packages, key=lambda item: item[0])  # stable: leaves first
-    for _, symbols in merged[: 2 * len(leaves) - 2]:
-        for s in symbols:
-            lengths[s] += 1
-    return lengths
-
-
-# ---------------------------------------------------------------- code words and tables
-
-
-@jit
-def _code_words(lengths: Array, words: Array) -> None:
-    totals = np.zeros(MAX_LENGTH + 2, np.int64)
-    for s in range(lengths.size):
-        totals[lengths[s] + 1] += 1
-    totals[1] = 0
-    following = np.zeros(MAX_LENGTH + 2, np.int64)
-    for i in range(1, MAX_LENGTH + 1):
-        following[i] = (following[i - 1] + totals[i]) << 1
-    for s in range(lengths.size):
-        length = np.int64(lengths[s])
-        if length:
-            word = following[length]
-            following[length] += 1
-            reverse = np.int64(0)
-            for _ in range(length):
-                reverse = (reverse << 1) | (word & 1)
-                word >>= 1
-            words[s] = reverse
-
-
-def code_words(lengths: Array) -> Array:
-    """Canonical code words, bits reversed: shorter ones first, then by symbol, counting up.
-
-    The code words of RFC 1951, section 3.2.2. ``lengths`` must satisfy Kraft's equality.
-
-    Returns
-    -------
-    uint32 array, shape (alphabet,)
-
-    Examples
-    --------
-    >>> [f"{w:b}" for w in code_words(np.array([2, 3, 0, 3, 1], np.uint8))]  # 10, 110, -, 111, 0
-    ['1', '11', '0', '111', '0']
-    """
-    words = np.zeros(lengths.size, np.uint32)
-    _code_words(lengths, words)
-    return words
-
-
-@jit
-def _decode_table(lengths: Array, words: Array, table: Array) -> None:
-    for s in range(lengths.size):
-        length = np.int64(lengths[s])
-        if length:
-            entry = (np.uint32(s) << np.uint32(8)) | np.uint32(length)
-            for index in range(np.int64(words[s]), table.size, np.int64(1) << length):
-                table[index] = entry
-
-
-def decode_table(lengths: Array) -> Array:
-    """The look-up table of a complete code: indexed by the next bits, symbol << 8 | length.
-
-    Returns
-    -------
-    array, shape (2**max(lengths),)
-        uint16 for an alphabet of at most 256 symbols, else uint32.
-    """
-    wide = lengths.size > 256
-    table = np.zeros(1 << int(lengths.max()), np.uint32 if wide else np.uint16)
-    _decode_table(lengths, code_words(lengths), table)
-    return table
 
 
 # ---------------------------------------------------------------- encoding

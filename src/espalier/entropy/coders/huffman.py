@@ -15,6 +15,7 @@ from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
 from espalier.kernels import huffman as kernel
 from espalier.kernels.counting import count
+from espalier.kernels.prefix_code import MAX_LENGTH, code_lengths
 
 Array = NDArray[Any]
 
@@ -67,8 +68,8 @@ class Huffman(EntropyCoder[CodeLengths]):
     def fit(self, counts: Array) -> CodeLengths:
         used = np.flatnonzero(counts)
         lone = -1 if used.size > 1 else int(used[0]) if used.size else 0
-        limit = 12 if counts.size <= 256 else 14 if used.size <= 8192 else kernel.MAX_LENGTH
-        return CodeLengths(kernel.code_lengths(counts, limit), lone)
+        limit = 12 if counts.size <= 256 else 14 if used.size <= 8192 else MAX_LENGTH
+        return CodeLengths(code_lengths(counts, limit), lone)
 
     def bits(self, counts: Array, table: CodeLengths) -> int:
         return int(counts @ table.lengths.astype(np.int64))
