@@ -134,6 +134,7 @@ def child(name: str, n: int, k: int) -> dict[str, Any]:
     run(layer(1 << 17), k)  # compile, and fill caches
     values = layer(n)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    load = os.getloadavg()[0]
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -151,6 +152,7 @@ def child(name: str, n: int, k: int) -> dict[str, Any]:
         "runs": repeats,
         "seconds": round(statistics.median(times), 4),
         "seconds_fastest": round(min(times), 4),
+        "load_before": round(load, 2),
         "peak_bytes_above_input": peak,
         "wcss": wcss,
         "gap": getattr(run, "gap", None),
