@@ -2,9 +2,9 @@
 
     python repro/repro_deep_compression.py lenet300 lenet5
 
-writes ``repro/results/NAME.json`` and ``NAME.md``. Runs are kept in ``runs/`` and resumed. Every choice
-was made on 5,000 images held out of the training set; test images are evaluated once at the end of
-a stage and decide nothing.
+writes ``repro/results/NAME.json`` and ``NAME.md``. Runs are kept in ``runs/`` and resumed. Every
+choice was made on 5,000 images held out of the training set; test images are evaluated once at the
+end of a stage and decide nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def summary(runs: list[dict[str, Any]], name: str) -> dict[str, Any]:
         "ratio": {"worst": min(r["sizes"]["original"] / r["sizes"]["coded"] for r in runs)},
         "error": {s: {"mean": mean(e), "worst": max(e)} for s, e in errors.items()},
         "error_bound": error_bound,
-        "seconds": {"mean": mean(r["seconds"] for r in runs), "worst": max(r["seconds"] for r in runs)},
+        "seconds": {
+            "mean": mean(r["seconds"] for r in runs),
+            "worst": max(r["seconds"] for r in runs),
+        },
         "within": max(sizes) <= size_bound and max(errors["compressed"]) <= error_bound,
     }
 

@@ -2,8 +2,8 @@
 
     python repro/repro_resnet20.py
 
-runs ``espalier compress resnet20.safetensors -o resnet20.esp`` and back as a user would, and compares
-the accuracy of both networks on the same test images. Nothing is drawn at random. Writes
+runs ``espalier compress resnet20.safetensors -o resnet20.esp`` and back as a user would, and
+compares the accuracy of both networks on the same test images. Nothing is drawn at random. Writes
 ``repro/results/resnet20_no_data.json``.
 """
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from espalier.analysis.paper import LENET300
@@ -112,9 +111,7 @@ def run_demo(
     recipe = load_recipe("lenet300", seed=seed)
     if dataset == "digits":
         recipe = _on_digits(recipe)
-    run = run_recipe(
-        recipe, out, resume=resume, force=force, data_dir=data_dir, progress=progress
-    )
+    run = run_recipe(recipe, out, resume=resume, force=force, data_dir=data_dir, progress=progress)
     result = DemoResult(run, dataset, note)
     _write(result)
     return result

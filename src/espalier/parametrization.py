@@ -178,7 +178,7 @@ def set_codes(target: Target, codes: Tensor, codebook: Tensor, *, latent: bool) 
     release(target)
     shared = LatentSharedWeight(codes, codebook) if latent else SharedWeight(codes)
     if not latent:
-        target.latent.set_(codebook)  # type: ignore[arg-type]
+        target.latent.set_(codebook)  # type: ignore[call-overload]
         target.latent.grad = None
     _register(target, shared)
     return shared
@@ -196,12 +196,12 @@ def release(target: Target) -> None:
         held = site.module._parameters
         for name in sorted(held, key=lambda name: rank.get(name, len(rank))):
             held[name] = held.pop(name)
-    parameter.set_(weight)  # type: ignore[arg-type]
+    parameter.set_(weight)  # type: ignore[call-overload]
     parameter.grad = None
 
 
 def parameter_rank(module: nn.Module) -> dict[str, int]:
-    """Place of each parameter in the plain module, where Espalier has parametrized it; else empty."""
+    """Place of each parameter in the plain module; empty where Espalier parametrized nothing."""
     held = getattr(module, "parametrizations", None)
     return {name: i for i, name in enumerate(getattr(held, "order", ()))}
 
@@ -270,9 +270,9 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
                 f"{tuple(targets[name].value.shape)}"
             )
     for target in targets.values():
-        parts = next((wanted[name] for name in target.names if name in wanted), None)
-        if parts is not None and current(target) is None:
-            _attach_one(target, parts)
+        held = [wanted[name] for name in target.names if name in wanted]
+        if held and current(target) is None:
+            _attach_one(target, held[0])
     model.load_state_dict(state_dict, strict=strict)
     return model
 
@@ -304,8 +304,8 @@ def _attach_one(target: Target, parts: dict[str, Tensor]) -> None:
 def finalize(model: nn.Module) -> nn.Module:
     """Leave a plain module: every weight becomes an ordinary dense parameter, bit for bit the same.
 
-    Nothing of Espalier is left on ``model``, which is changed in place and returned. Parametrizations
-    that are not Espalier's stay.
+    Nothing of Espalier is left on ``model``, which is changed in place and returned.
+    Parametrizations that are not Espalier's stay.
     """
     for target in find_targets(model):
         release(target)

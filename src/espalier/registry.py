@@ -33,7 +33,7 @@ class Registry(Generic[T]):
 
     Examples
     --------
-    >>> from espalier.prune.criterion import CRITERIA
+    >>> from espalier.pruning.criterion import CRITERIA
     >>> sorted(CRITERIA.names())[:2]
     ['deviation', 'magnitude']
     """
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         def decorate(cls: C) -> C:
             if name in self._classes and self._classes[name].__qualname__ != cls.__qualname__:
                 raise InvalidArgument(f"{self.family} {name!r} is registered twice")
-            cls.name = name
+            cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls
             return cls
 

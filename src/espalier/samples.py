@@ -32,7 +32,7 @@ class Samples:
         return Samples(self.x[index], self.y[index])
 
     def split(self, holdout: int, seed: int) -> tuple[Samples, Samples]:
-        """``(rest, held out)``: ``holdout`` samples drawn at random by ``seed``, without replacement."""
+        """``(rest, held out)``: ``holdout`` samples are drawn at random, without replacement."""
         if not 0 < holdout < len(self):
             raise InvalidArgument(f"holdout {holdout} must lie between 1 and {len(self) - 1}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))

@@ -37,7 +37,7 @@ class Site:
         """The parametrizations that stand between the parameter and the weight, if any."""
         if not parametrize.is_parametrized(self.module, self.attribute):
             return None
-        found = self.module.parametrizations[self.attribute]  # type: ignore[index,union-attr]
+        found = self.module.parametrizations[self.attribute]  # type: ignore[index]
         assert isinstance(found, parametrize.ParametrizationList)
         return found
 
@@ -127,7 +127,7 @@ def _obstacle(module: nn.Module, attribute: str, parameter: nn.Parameter | None)
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter | None]]:
-    """Every (plain name, module, attribute, parameter), shared modules under each of their names."""
+    """Every (plain name, module, attribute, parameter); shared modules under each name."""
     for path, module in model.named_modules(remove_duplicate=False):
         if PARAMETRIZATIONS in path.split("."):
             continue
@@ -136,7 +136,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Para
             if parameter is not None:
                 yield prefix + attribute, module, attribute, parameter
         if parametrize.is_parametrized(module):
-            for attribute, held in module.parametrizations.items():  # type: ignore[union-attr,operator]
+            for attribute, held in module.parametrizations.items():
                 yield prefix + attribute, module, attribute, getattr(held, "original", None)
 
 
@@ -224,4 +224,3 @@ def refuse_nonfinite(target: Target, values: Tensor) -> None:
 
 
 __all__ = ["Site", "Skipped", "Target", "find_targets", "refuse_nonfinite", "select"]
-

@@ -1,4 +1,4 @@
-"""``nn.Module`` <-> :class:`CompressedModel`: everything is read off the model, and put back on it."""
+"""``nn.Module`` <-> :class:`CompressedModel`: read off the model, and put back on it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def to_array(tensor: Tensor) -> tuple[str, Array]:
-    """``(dtype name, flat array in the storage dtype)``: the same bits, without a copy if it can be."""
+    """``(dtype name, flat array in the storage dtype)``: the same bits, if possible not copied."""
     name = dtype_name(tensor.dtype)
     flat = tensor.detach().cpu().contiguous().flatten()
     bits = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
@@ -131,13 +131,15 @@ def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> C
 
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The ``state_dict`` that ``model`` would have with every parametrization removed, in its order."""
+    """The ``state_dict`` that ``model`` would have, in its order, without parametrizations."""
     plain: dict[str, dict[str, Tensor]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for key, value in model.state_dict(keep_vars=True).items():
         path, _, name = key.rpartition(".")
         if name == "_extra_state":
-            raise InvalidArgument(f"{key}: extra state of a module is not a tensor; it cannot be saved")
+            raise InvalidArgument(
+                f"{key}: extra state of a module is not a tensor; it cannot be saved"
+            )
         head, mark, tail = key.rpartition("parametrizations.")
         if not (mark and (not head or head.endswith("."))):
             plain.setdefault(path, {})[name] = value
@@ -148,7 +150,7 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     state = {}
     for path, tensors in plain.items():
         rank = parameter_rank(modules[path]) if path in modules else {}
-        for name in sorted(tensors, key=lambda name: rank.get(name, len(rank))):  # noqa: B023
+        for name in sorted(tensors, key=lambda name: rank.get(name, len(rank))):
             state[f"{path}.{name}" if path else name] = tensors[name].detach()
     return state
 
@@ -161,7 +163,7 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     force: bool = True,
 ) -> Ledger:
-    """Write ``model`` to one ``.esp`` file: masks, codebooks, and everything that is not compressed.
+    """Write ``model`` to one ``.esp`` file: masks, codebooks, and everything else.
 
     Parameters
     ----------
@@ -225,7 +227,9 @@ def load(
         Names or shapes do not fit the model; it is then as it was.
     """
     with Reader(path) as reader:
-        tensors = {name: reader.tensor(name) for name in reader.names() if name not in reader.aliases}
+        tensors = {
+            name: reader.tensor(name) for name in reader.names() if name not in reader.aliases
+        }
         aliases = dict(reader.aliases)
         order = list(reader.names())
     dense = {name: to_tensor(t.dense(), t.dtype) for name, t in tensors.items()}
@@ -276,4 +280,3 @@ def _parametrize(target: Target, tensor: CompressedTensor) -> None:
             codebook = to_tensor(tensor.codebook, tensor.dtype).to(target.latent)
             narrow = codes.view(tensor.shape).to(device, codes_dtype(codebook.numel()))
             set_codes(target, narrow, codebook, latent=False)
-

@@ -73,7 +73,8 @@ def test_at_most_k_values_while_training():
     opt = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(3):
         step(model, opt)
-    assert model[0].weight.unique().numel() <= 9 and model[3].weight.unique().numel() <= 17
+    assert model[0].weight.unique().numel() <= 9
+    assert model[3].weight.unique().numel() <= 17
     assert int(model[3].weight.count_nonzero()) == model[3].weight.numel() // 4
 
 
@@ -98,7 +99,8 @@ def test_deepcopy_is_independent(make):
     assert torch.equal(twin[3].weight, model[3].weight)
     with torch.no_grad():
         twin[3].parametrizations.weight.original.zero_()
-    assert model[3].weight.any() and not twin[3].weight.any()
+    assert model[3].weight.any()
+    assert not twin[3].weight.any()
 
 
 @pytest.mark.parametrize("refreshable", [False, True])
@@ -173,7 +175,8 @@ def test_tied_weights_share_one_codebook():
     assert torch.equal(fresh[1].weight, head.weight)
     assert len(list(fresh.parameters())) == 1
     espalier.finalize(model)
-    assert head.weight is embedding.weight and head.weight.shape == (30, 8)
+    assert head.weight is embedding.weight
+    assert head.weight.shape == (30, 8)
 
 
 def test_half_precision_models():
@@ -221,7 +224,8 @@ DDP = """
 import os, sys, torch, torch.distributed as dist, espalier
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+path, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
 espalier.prune(model, density={"0": 0.25})

@@ -93,8 +93,8 @@ def test_two_seeds_differ_and_one_repeats(tmp_path):
         "  - prune: {quality: 0.5}",
         "  - prune: {density: {'3': 0.5}, criterion: obd, samples: 50}",
         "  - prune: {density: 0.3, scope: global}",
-        "  - retrain: {epochs: 2, batch_size: 32, prune: {density: 0.2, epochs: 1, schedule: rounds}}",
-        "  - retrain: {epochs: 2, batch_size: 32, prune: {density: 0.2, epochs: 1, schedule: surgery}}",
+        "  - retrain: {epochs: 2, prune: {density: 0.2, epochs: 1, schedule: rounds}}",
+        "  - retrain: {epochs: 2, prune: {density: 0.2, epochs: 1, schedule: surgery}}",
         "  - share: {bits: 2, init: linear, layerwise: {epochs: 1, batch_size: 32}}",
         "  - share: {bits: 2, refreshable: true}\n  - fine_tune: {epochs: 1, refresh_every: 3}",
         "  - prune: {density: 0.2}\n  - save: {path: a.esp, coder: fixed}",
@@ -123,7 +123,8 @@ def test_every_option_does_something(tmp_path, stages):
 def test_a_wrong_recipe_is_said_in_one_line(change, message):
     with pytest.raises(InvalidArgument, match=message) as error:
         parse_recipe(GOOD.replace(*change), "my.yaml")
-    assert "\n" not in str(error.value) and str(error.value).startswith("my.yaml")
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("my.yaml")
 
 
 @pytest.mark.parametrize(
@@ -156,11 +157,24 @@ def test_weights_to_start_from(tmp_path):
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_built_in_recipes_are_valid(name):
     recipe = load_recipe(name, seed=7)
-    assert isinstance(recipe, Recipe) and recipe.seed == 7
+    assert isinstance(recipe, Recipe)
+    assert recipe.seed == 7
     assert recipe.holdout >= 1000
     assert Recipe.model_validate(recipe.to_json()) == recipe
 
 
+def test_weights_from_a_plain_checkpoint(tmp_path):
+    model = network()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    head = GOOD.split("stages:")[0] + f"weights: {tmp_path}/model.pt\n"
+    text = head + "stages:\n  - save: {path: same.esp}\n"
+    result = run_recipe(parse_recipe(text, "x"), tmp_path / "run")
+    assert torch.equal(result.model[0].weight, model[0].weight)
+    torch.save({"0.weight": model[0].weight}, tmp_path / "model.pt")
+    with pytest.raises(InvalidArgument, match=r"missing \['0\.bias'"):
+        run_recipe(parse_recipe(text, "x"), tmp_path / "other")
+
+
 def test_an_unknown_recipe_names_the_built_in_ones():
-    with pytest.raises(InvalidArgument, match="no such recipe file; built in are .*lenet300"):
+    with pytest.raises(InvalidArgument, match=r"no such recipe file; built in are .*lenet300"):
         load_recipe("lenet3000")

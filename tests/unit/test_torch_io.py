@@ -93,7 +93,8 @@ def test_centroids_without_weights_are_left_out():
     espalier.share(layer, bits=3)
     espalier.prune(layer, density=2 / 64)
     tensor = read_model(layer)["weight"]
-    assert tensor.codebook.size <= 2 and tensor.codes.size == 2
+    assert tensor.codebook.size <= 2
+    assert tensor.codes.size == 2
     assert np.array_equal(tensor.dense(), layer.weight.detach().numpy())
 
 
@@ -123,7 +124,8 @@ def test_arrays_hold_the_same_bits(dtype, shape):
     tensor = torch.randn(shape).to(dtype)
     name, array = to_array(tensor)
     back = to_tensor(array.reshape(shape), name)
-    assert back.dtype == dtype and back.shape == tensor.shape
+    assert back.dtype == dtype
+    assert back.shape == tensor.shape
     assert back.flatten().view(torch.uint8).tolist() == tensor.flatten().view(torch.uint8).tolist()
 
 
@@ -135,7 +137,9 @@ def test_nan_in_a_bias_is_kept_and_in_a_shared_weight_refused(tmp_path):
     assert espalier.load(tmp_path / "model.esp")["3.bias"][0].isnan()
     with torch.no_grad():
         model[3].parametrizations.weight.original[3] = float("inf")
-    with pytest.raises(InvalidArgument, match=r"3\.weight holds \d+ values that are NaN or infinite"):
+    with pytest.raises(
+        InvalidArgument, match=r"3\.weight holds \d+ values that are NaN or infinite"
+    ):
         espalier.save(model, tmp_path / "other.esp")
     assert not (tmp_path / "other.esp").exists()
 

@@ -33,7 +33,8 @@ def test_it_learns():
     before = evaluate(model, data).error
     history = train(model, data, epochs=5, lr=1e-2, batch_size=32)
     assert evaluate(model, data).error < before / 2
-    assert history.chosen == 4 and len(history.epochs) == 5
+    assert history.chosen == 4
+    assert len(history.epochs) == 5
 
 
 def test_error_by_hand():
@@ -171,8 +172,12 @@ def test_shift_moves_whole_images():
     for seed in range(20):
         moved = shift(image, torch.Generator().manual_seed(seed))
         (place,) = moved[0, 0].nonzero().tolist()
-        assert all(2 <= i <= 6 for i in place) and moved.sum() == 1
-    places = {tuple(shift(image, torch.Generator().manual_seed(s)).nonzero()[0].tolist()) for s in range(99)}
+        assert all(2 <= i <= 6 for i in place)
+        assert moved.sum() == 1
+    places = {
+        tuple(shift(image, torch.Generator().manual_seed(s)).nonzero()[0].tolist())
+        for s in range(99)
+    }
     assert len(places) > 15
 
 
@@ -187,4 +192,5 @@ def test_flip_mirrors_some():
 def test_augmentations_depend_on_the_generator_alone(name):
     x = torch.randn(8, 3, 8, 8)
     first, second = (AUGMENTATIONS[name](x, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, second) and first.shape == x.shape
+    assert torch.equal(first, second)
+    assert first.shape == x.shape

@@ -43,7 +43,8 @@ def test_digits_look_like_mnist():
     found = digits()
     assert (len(found.train), len(found.test)) == (1438, 359)
     assert found.train.x.shape[1:] == (1, 28, 28)
-    assert found.train.y.dtype == torch.int64 and set(found.test.y.tolist()) == set(range(10))
+    assert found.train.y.dtype == torch.int64
+    assert set(found.test.y.tolist()) == set(range(10))
 
 
 def test_split_takes_each_sample_once():
@@ -63,7 +64,9 @@ def small_mnist(monkeypatch):
     rng = np.random.default_rng(0)
     files = {}
     for part, n in (("train", 5), ("t10k", 3)):
-        files[f"{part}-images-idx3-ubyte"] = images + rng.integers(0, 256, 784 * n, np.uint8).tobytes()
+        files[f"{part}-images-idx3-ubyte"] = (
+            images + rng.integers(0, 256, 784 * n, np.uint8).tobytes()
+        )
         files[f"{part}-labels-idx1-ubyte"] = labels + bytes(range(n))
     sums = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
     monkeypatch.setattr(data, "MNIST_SHA256", sums)
@@ -78,7 +81,8 @@ def test_mnist_from_gzip_and_plain_files(tmp_path, small_mnist):
         path = folder / (f"{name}.gz" if i % 2 else name)
         path.write_bytes(gzip.compress(raw) if i % 2 else raw)
     found = mnist(tmp_path)
-    assert found.train.x.shape == (5, 1, 28, 28) and found.test.y.tolist() == [0, 1, 2]
+    assert found.train.x.shape == (5, 1, 28, 28)
+    assert found.test.y.tolist() == [0, 1, 2]
     pixel = small_mnist["train-images-idx3-ubyte"][16]
     assert found.train.x[0, 0, 0, 0].item() == pytest.approx((pixel / 255 - 0.1307) / 0.3081)
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other"))
@@ -153,5 +157,5 @@ def test_offline_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("ESPALIER_DATA", str(tmp_path / "data"))
     for reader in (mnist, cifar10):
-        with pytest.raises(DataUnavailable, match="cache.*ESPALIER_DATA or --data-dir"):
+        with pytest.raises(DataUnavailable, match=r"cache.*ESPALIER_DATA or --data-dir"):
             reader(offline=True)

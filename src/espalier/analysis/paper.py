@@ -11,8 +11,8 @@ from types import MappingProxyType
 class PaperLayer:
     """One row of tables 2 and 3.
 
-    Percentages and bits. ``index_bits``: of a relative index. ``size_pq``, ``size_pqh``: share of the
-    layer's dense float32 size after pruning and sharing, and after Huffman coding too.
+    Percentages and bits. ``index_bits``: of a relative index. ``size_pq``, ``size_pqh``: share of
+    the layer's dense float32 size after pruning and sharing, and after Huffman coding too.
     """
 
     keep: float

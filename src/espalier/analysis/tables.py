@@ -1,4 +1,4 @@
-"""A ledger as the paper's tables: stages of compression, and layers, with the paper's row beside."""
+"""A ledger as the paper's tables: stages, and layers, with the paper's row beside."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Layer:
 def layers_of(ledger: Mapping[str, Any]) -> tuple[list[Layer], PaperLayer]:
     """The layers of a ledger (as JSON), and the whole network.
 
-    A layer is everything under one name up to the last dot. Its keep, bits and gaps are those of its
-    pruned or shared tensor; its sizes are of all its tensors together, in percent of their dense size.
+    A layer is everything under one name up to the last dot. Its keep, bits and gaps are those of
+    its pruned or shared tensor; its sizes are of all its tensors together, in percent of their
+    dense size.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in ledger["tensors"]:

@@ -1,1 +1,1 @@
-"""Compiled inner loops. Arrays in, arrays or a status out; checks and exceptions stay in callers."""
+"""Compiled inner loops. Arrays in, arrays or a status out; checks are the caller's."""

@@ -69,8 +69,8 @@ def prune(
     """Keep the weights with the highest scores, set the rest to zero, and hold them there.
 
     min L(w) subject to nnz(w_l) = density_l x n_l, solved greedily by score (Han et al. 2016,
-    section 2). The zeros are masks on ``model`` (:class:`espalier.parametrization.Mask`): retrain it
-    with any loop, and they stay exactly zero.
+    section 2). The zeros are masks on ``model`` (:class:`espalier.parametrization.Mask`): retrain
+    it with any loop, and they stay exactly zero.
 
     Parameters
     ----------
@@ -79,13 +79,14 @@ def prune(
         pruned; any other parameter when it is named.
     density : float or mapping
         Share of the weights that stay, in (0, 1]. One value, or values by ``"*"`` (all), by kind
-        (``"linear"``, ``"conv"``, ``"embedding"``) and by name pattern (``"fc1"``, ``"layer?.*"``). Counts
-        are exact, ties keep the lower index.
+        (``"linear"``, ``"conv"``, ``"embedding"``) and by name pattern (``"fc1"``, ``"layer?.*"``).
+        Counts are exact, ties keep the lower index.
     quality : float or mapping
         Instead of ``density``: keep where score >= quality. With the default criterion
         ``"deviation"`` that is the threshold quality x standard deviation of Han et al. 2015.
     criterion : str or Criterion
-        ``"magnitude"`` (default), ``"deviation"``, ``"magnitude-random"``, ``"obd"``, or an instance.
+        ``"magnitude"`` (default), ``"deviation"``, ``"magnitude-random"``, ``"obd"``, or an
+        instance.
     scope : {"layer", "global"}
         Whether scores are compared within a layer, or over all layers together; then ``density``
         has to be one value.
@@ -142,7 +143,9 @@ def fisher_for(
     if not criterion.needs_fisher:
         return {}
     if batches is None:
-        raise InvalidArgument(f"criterion {criterion.name!r} needs batches=[(inputs, targets), ...]")
+        raise InvalidArgument(
+            f"criterion {criterion.name!r} needs batches=[(inputs, targets), ...]"
+        )
     with torch.enable_grad():
         return diagonal_fisher(model, batches, loss)
 
@@ -210,4 +213,13 @@ def apply(
     return PruneReport(tuple(layers), tuple(skipped))
 
 
-__all__ = ["PruneReport", "PrunedLayer", "apply", "choose", "current", "fisher_for", "prune", "score"]
+__all__ = [
+    "PruneReport",
+    "PrunedLayer",
+    "apply",
+    "choose",
+    "current",
+    "fisher_for",
+    "prune",
+    "score",
+]

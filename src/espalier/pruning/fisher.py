@@ -49,7 +49,7 @@ def diagonal_fisher(
     loss = loss or nn.functional.cross_entropy
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     values = {n: p.detach() for n, p in named.items()}
-    rest = {n: b for n, b in model.named_buffers()}
+    rest = dict(model.named_buffers())
     rest |= {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
 
     def one(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

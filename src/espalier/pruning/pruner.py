@@ -24,8 +24,8 @@ class Pruner:
     Parameters
     ----------
     model : nn.Module
-        Gets a mask on every chosen weight at once, with nothing pruned yet, so that an optimizer made
-        after this holds the right parameters.
+        Gets a mask on every chosen weight at once, with nothing pruned yet, so that an optimizer
+        made after this holds the right parameters.
     density : float or mapping
         The final density, as for :func:`espalier.prune`.
     schedule : str or Schedule

@@ -109,9 +109,9 @@ def share(
 ) -> ShareReport:
     """Let the weights of each layer share 2^bits values, found by 1-D k-means, and trainable.
 
-    min over centroids c and assignments of sum_i (w_i - c(i))^2, over the weights that are kept (Han
-    et al. 2016, section 3.1, eq. 2). After it the model's parameter of a shared weight *is* its
-    codebook: train on with a new optimizer, and the gradient of a centroid is the sum of the
+    min over centroids c and assignments of sum_i (w_i - c(i))^2, over the weights that are kept
+    (Han et al. 2016, section 3.1, eq. 2). After it the model's parameter of a shared weight *is*
+    its codebook: train on with a new optimizer, and the gradient of a centroid is the sum of the
     gradients of its weights (eq. 3). Pruned weights stay exactly zero.
 
     Parameters
@@ -122,8 +122,9 @@ def share(
         1 to 16. One value, or values by ``"*"``, by kind and by name pattern, as for
         :func:`espalier.prune`: ``{"conv": 8, "linear": 5}`` is the paper's.
     init : str, optional
-        ``"linear"`` (the paper's choice), ``"density"``, ``"random"``, ``"kmeans++"``, ``"gaussian"``,
-        ``"histogram"``, ``"sample"``. Given without a solver, it means Lloyd's algorithm from there.
+        ``"linear"`` (the paper's choice), ``"density"``, ``"random"``, ``"kmeans++"``,
+        ``"gaussian"``, ``"histogram"``, ``"sample"``. Given without a solver, it means Lloyd's
+        algorithm from there.
     solver : str, optional
         ``"optimal"`` (default: the global optimum within a stated gap, whatever the
         initialisation), ``"lloyd"``, ``"exact"``.
@@ -133,7 +134,8 @@ def share(
         False: the assignment stays fixed, as in the paper. True: the dense weights go on training
         behind the codebook, and a :class:`Refresher` assigns them again every n steps.
     importance : mapping of parameter to Tensor, optional
-        Weights of the squares, for example from :func:`espalier.diagonal_fisher` (Choi et al. 2017).
+        Weights of the squares, for example from :func:`espalier.diagonal_fisher` (Choi et al.
+        2017).
     seed : int
         For initialisations that draw at random.
 
@@ -175,7 +177,9 @@ def _fit(
     target: Target, quantizer: KMeans, importance: Tensor | None
 ) -> tuple[Quantized, Tensor | None]:
     weight, kept = target.value.detach(), mask_of(target)
-    values = weight.cpu().numpy() if weight.dtype != torch.bfloat16 else weight.float().cpu().numpy()
+    values = (
+        weight.cpu().numpy() if weight.dtype != torch.bfloat16 else weight.float().cpu().numpy()
+    )
     mask = None if kept is None else kept.cpu().numpy()
     weights = None if importance is None else importance.double().cpu().numpy()
     try:

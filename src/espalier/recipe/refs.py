@@ -47,7 +47,7 @@ def resolve(reference: str, option: str) -> Callable[..., Any]:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise InvalidArgument(f"{option}: {module_name} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _call(reference: str, option: str, options: dict[str, Any]) -> Any:
@@ -74,8 +74,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if path.suffix == ".esp":
         load(path, into=model)
         return
+    state = {}
     with open_checkpoint(path) as checkpoint:
-        state = {}
         for name in checkpoint.names():
             dtype, array = checkpoint.load(name)
             state[name] = to_tensor(array, dtype)
@@ -114,7 +114,9 @@ def build_data(recipe: Recipe, data_dir: str | os.PathLike[str] | None) -> Split
     held_out = _data(held_out, recipe) if held_out is not None else None
     if recipe.holdout:
         if not isinstance(train, Samples):
-            raise InvalidArgument("holdout: a DataLoader cannot be split; give (train, held_out, test)")
+            raise InvalidArgument(
+                "holdout: a DataLoader cannot be split; give (train, held_out, test)"
+            )
         train, held_out = train.split(recipe.holdout, recipe.seed)
     return Split(train, held_out, test, source)
 

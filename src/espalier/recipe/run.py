@@ -87,8 +87,8 @@ def run_recipe(
         Made if it is not there. Holds ``results.json``, what ``save`` stages write, and the state
         from which an interrupted run goes on.
     resume : bool
-        Go on with an interrupted run; it ends as it would have. A run that is finished is returned as
-        it is.
+        Go on with an interrupted run; it ends as it would have. A run that is finished is returned
+        as it is.
     force : bool
         Start again where ``out`` already holds a run.
     seed : int, optional
@@ -173,5 +173,7 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool, force: bool) -> lis
     except (KeyError, TypeError, ValueError):
         raise CorruptFile(f"{folder / STATE}: not the state of a run") from None
     if before != json.dumps(recipe.to_json(), sort_keys=True):
-        raise InvalidArgument(f"{folder}: holds a run of another recipe or seed; choose another --out")
+        raise InvalidArgument(
+            f"{folder}: holds a run of another recipe or seed; choose another --out"
+        )
     return [StageResult(**stage) for stage in stages]

@@ -176,7 +176,9 @@ class Recipe(_Strict):
 def builtin_recipes() -> list[str]:
     """Names of the recipes that come with Espalier."""
     folder = resources.files("espalier.recipe") / "builtin"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def load_recipe(source: str | Path, *, seed: int | None = None) -> Recipe:
@@ -198,7 +200,9 @@ def load_recipe(source: str | Path, *, seed: int | None = None) -> Recipe:
     if path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
     elif str(source) in builtin_recipes():
-        text = (resources.files("espalier.recipe") / "builtin" / f"{source}.yaml").read_text("utf-8")
+        text = (resources.files("espalier.recipe") / "builtin" / f"{source}.yaml").read_text(
+            "utf-8"
+        )
     else:
         built_in = ", ".join(builtin_recipes())
         raise InvalidArgument(f"{source}: no such recipe file; built in are {built_in}")
@@ -208,7 +212,7 @@ def load_recipe(source: str | Path, *, seed: int | None = None) -> Recipe:
 def parse_recipe(text: str, where: str, *, seed: int | None = None) -> Recipe:
     """A recipe from YAML text; ``where`` names it in messages."""
     try:
-        plain = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        plain = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -23,7 +23,9 @@ def shift(x: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
     dy, dx = torch.randint(0, 2 * pixels + 1, (2, n, 1), generator=generator)
     rows = (dy + torch.arange(height))[:, None, :, None]
     columns = (dx + torch.arange(width))[:, None, None, :]
-    return padded[torch.arange(n)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
+    return padded[
+        torch.arange(n)[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns
+    ]
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from espalier.errors import InvalidArgument
+from espalier.samples import Data, Samples
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.metrics import evaluate
-from espalier.samples import Data, Samples
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -110,8 +110,8 @@ class History:
 class Callback(Protocol):
     """Something that follows training. ``step`` is called after every optimizer step.
 
-    :class:`espalier.Pruner` is one. If it has ``state_dict`` and ``load_state_dict``, they are kept in
-    the checkpoint.
+    :class:`espalier.Pruner` is one. If it has ``state_dict`` and ``load_state_dict``, they are kept
+    in the checkpoint.
     """
 
     def step(self) -> object: ...
@@ -130,10 +130,8 @@ class _Schedules(Protocol):
     def done(self) -> bool: ...
 
 
-class Progress(Protocol):
-    """Receives (steps done, steps in all, a short text)."""
-
-    def __call__(self, done: int, total: int, text: str) -> None: ...
+Progress = Callable[[int, int, str], None]
+"""Receives (steps done, steps in all, a short text)."""
 
 
 def train(
@@ -162,10 +160,12 @@ def train(
         set (:meth:`Samples.split`), never from the test set. While a callback is not ``done`` (a
         :class:`espalier.Pruner` on its way down), no epoch is chosen.
     loss : callable, optional
-        ``loss(outputs, targets)``; cross-entropy with the label smoothing of ``settings`` by default.
+        ``loss(outputs, targets)``; cross-entropy with the label smoothing of ``settings`` by
+        default.
     callbacks : sequence of Callback
     checkpoint : path, optional
-        Written after each epoch. If it exists, the run goes on from there and ends as it would have.
+        Written after each epoch. If it exists, the run goes on from there and ends as it would
+        have.
     progress : callable, optional
 
     Returns
@@ -204,7 +204,9 @@ class _Run:
         self.loss = loss or self._cross_entropy
         self.augment = augmentation(settings.augment)
         if isinstance(data, Samples) and len(data) < settings.batch_size:
-            raise InvalidArgument(f"{len(data)} samples do not fill a batch of {settings.batch_size}")
+            raise InvalidArgument(
+                f"{len(data)} samples do not fill a batch of {settings.batch_size}"
+            )
         whole = isinstance(data, Samples)
         self.steps_per_epoch = len(data) // settings.batch_size if whole else len(data)
         self.total = settings.epochs * self.steps_per_epoch
@@ -280,8 +282,10 @@ class _Run:
         if self.best is None:
             return True
         new, old = self.history.epochs[epoch], self.history.epochs[self.history.chosen]
-        assert new.error is not None and old.error is not None
-        assert new.loss is not None and old.loss is not None
+        assert new.error is not None
+        assert old.error is not None
+        assert new.loss is not None
+        assert old.loss is not None
         return (new.error, new.loss) < (old.error, old.loss)
 
     def _out_of_patience(self) -> bool:
@@ -329,7 +333,7 @@ class _Run:
         state = load_checkpoint(self.checkpoint)
         if state.get("settings") != asdict(self.settings):
             raise InvalidArgument(
-                f"{self.checkpoint}: was written by a run with other settings; remove it to start again"
+                f"{self.checkpoint}: is of a run with other settings; remove it to start again"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

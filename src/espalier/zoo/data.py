@@ -13,6 +13,7 @@ import os
 import tarfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from espalier.zoo.download import download
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training and test samples. ``source`` says which bytes these are and where they were found."""
+    """Training and test samples. ``source``: which bytes these are, and where they were found."""
 
     name: str
     train: Samples
@@ -92,7 +93,9 @@ def mnist(data_dir: str | os.PathLike[str] | None = None, *, offline: bool = Fal
     files = [_mnist_file(name, folders, offline) for name in MNIST_SHA256]
     parts = []
     for (_, images), (_, labels) in (files[0:2], files[2:4]):
-        x = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy())
+        x = torch.from_numpy(
+            np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy()
+        )
         y = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))
         parts.append(Samples((x.float() / 255 - MNIST_MEAN) / MNIST_STD, y))
     return DataSet("mnist", parts[0], parts[1], f"MNIST, {files[0][0].parent}")
@@ -160,7 +163,7 @@ def cifar10(
         if offline:
             raise DataUnavailable(_not_found("CIFAR-10", folders, "and downloads are off"))
         archive = folders[-1] / "cifar-10-binary.tar.gz"
-        download([CIFAR10_URL], archive, check=lambda data: _check_sha256(archive, data))
+        download([CIFAR10_URL], archive, check=partial(_check_sha256, archive))
         arrays, source = _cifar10_binary(archive), f"CIFAR-10, {archive}"
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
     parts = [

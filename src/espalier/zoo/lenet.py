@@ -67,4 +67,4 @@ def lenet300(dropout: float = 0.0) -> LeNet300100:
 
 def lenet5(dropout: float = 0.0) -> LeNet5:
     """A freshly initialised :class:`LeNet5`, in channels-last memory: 1.6 times faster on a CPU."""
-    return LeNet5(dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return LeNet5(dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

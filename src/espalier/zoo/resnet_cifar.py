@@ -41,7 +41,9 @@ class CifarResNet(nn.Module):
     def __init__(self, depth: int, classes: int = 10) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise InvalidArgument(f"depth {depth} of a CIFAR ResNet must be 6n + 2: 20, 32, 44, ...")
+            raise InvalidArgument(
+                f"depth {depth} of a CIFAR ResNet must be 6n + 2: 20, 32, 44, ..."
+            )
         n = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

@@ -14,9 +14,9 @@ from espalier.pruning.criterion import CRITERIA, Criterion, Stats
 class MagnitudeRandom(Criterion):
     """score = abs(w) x exp(width x z), z logistic: near the threshold, chance decides.
 
-    With threshold t a weight is pruned with probability 1 / (1 + (abs(w) / t)^(1 / width)): one half
-    at the threshold, rising as the weight shrinks, next to nothing at e^(5 width) times it. Counts stay
-    exact, since the noisy scores are ranked like any others.
+    With threshold t a weight is pruned with probability 1 / (1 + (abs(w) / t)^(1 / width)): one
+    half at the threshold, rising as the weight shrinks, next to nothing at e^(5 width) times it.
+    Counts stay exact, since the noisy scores are ranked like any others.
 
     Parameters
     ----------

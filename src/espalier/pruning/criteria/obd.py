@@ -14,9 +14,10 @@ from espalier.pruning.criterion import CRITERIA, Criterion, Stats
 class OptimalBrainDamage(Criterion):
     """score = h w^2 / 2, the rise of the loss to second order with a diagonal Hessian.
 
-    LeCun, Denker and Solla 1990 ("Optimal Brain Damage", eq. 4 and 5). Deviation: the diagonal of the
-    Hessian is replaced by that of the empirical Fisher information, E[(dL/dw)^2] over the user's
-    samples (:func:`espalier.pruning.fisher.diagonal_fisher`), which needs first derivatives only.
+    LeCun, Denker and Solla 1990 ("Optimal Brain Damage", eq. 4 and 5). Deviation: the diagonal of
+    the Hessian is replaced by that of the empirical Fisher information, E[(dL/dw)^2] over the
+    user's samples (:func:`espalier.pruning.fisher.diagonal_fisher`), which needs first derivatives
+    only.
     """
 
     needs_fisher: ClassVar[bool] = True
