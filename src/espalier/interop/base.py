@@ -78,7 +78,7 @@ class Checkpoint(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *_error: object) -> None:  # noqa: B027 - there is nothing to close
         """Nothing to do: no file stays open between two loads."""
 
     def names(self) -> list[str]:
