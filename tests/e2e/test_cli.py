@@ -177,3 +177,46 @@ def test_a_published_network_shrinks_to_a_quarter(espalier, tmp_path):
     assert esp.stat().st_size <= REAL.stat().st_size / 4
     report = json.loads(espalier("verify", esp, "--against", REAL, "--json").out)
     assert max(d["relative"] for d in report["differences"]) <= 2**-7 * 1.01
+
+
+MODULE = """
+import torch
+from espalier.samples import Samples
+
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+
+def samples():
+    y = torch.arange(300) % 3
+    x = torch.randn(300, 4) + 3 * torch.nn.functional.one_hot(y, 4)
+    return Samples(x[:200], y[:200]), Samples(x[200:], y[200:])
+"""
+
+RECIPE = """
+model: users_own:network
+data: users_own:samples
+holdout: 50
+stages:
+  - train: {epochs: 2, lr: 1e-2, batch_size: 32}
+  - retrain: {epochs: 2, lr: 1e-2, batch_size: 32, prune: {density: 0.5, epochs: 1, every: 2}}
+  - share: {bits: 3}
+  - save: {path: model.esp}
+  - evaluate: {split: test, name: compressed}
+"""
+
+
+def test_run_a_recipe_on_the_users_own_module(tmp_path, fails, espalier):
+    (tmp_path / "users_own.py").write_text(MODULE)
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    script = Path(sys.executable).with_name("espalier")  # not -m, which adds the folder by itself
+    done = subprocess.run(
+        [script, "run", "mine.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done
+    assert "Results in runs/mine" in done.stdout
+    assert (tmp_path / "runs" / "mine" / "results.json").is_file()
+    assert espalier("verify", tmp_path / "runs" / "mine" / "model.esp", "-q").status == 0
+    assert "--resume" in fails("run", "mine.yaml", "-q", cwd=tmp_path)
+    again = espalier("run", "mine.yaml", "--resume", "--json", "-q", cwd=tmp_path)
+    assert again.status == 0
+    assert [s["kind"] for s in json.loads(again.out)["stages"]][-1] == "evaluate"
