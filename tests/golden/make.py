@@ -98,6 +98,23 @@ def shapes():
     return CompressedModel(tensors)
 
 
+def coded():
+    """What a coder may do: one symbol, few, many, wide alphabets, far gaps, planes."""
+    skewed = (noise(3000, 7) < 300).astype("u1")
+    tensors = {
+        "blocks": Codebook((70_000,), "float32", bowl(70_000, 64, 1).astype("u1"), levels(64)),
+        "few": Codebook((3,), "float32", np.array([0, 2, 1], "u1"), levels(3)),
+        "skewed": Codebook((3000,), "float16", skewed, np.array([0, 1], "<f2")),
+        "wide": Codebook((900,), "float32", (noise(900, 2) % 600).astype("<u2"), levels(600)),
+        "sparse": sparse(6000, 0.08, 32, 3, (60, 100)),
+        "dense": sparse(3000, 0.9, 4, 3),
+        "bias": Dense((400,), "float32", (bowl(400, 4096, 4) / 9e3).astype("<f4")),
+        "one code": Codebook((500,), "float32", np.zeros(500, "u1"), levels(1)),
+        "none": Codebook((0,), "float32", np.zeros(0, "u1"), levels(2)),
+    }
+    return CompressedModel(tensors)
+
+
 def files():
     """Name of each file, the model in it and the coder."""
     return {
@@ -105,6 +122,7 @@ def files():
         "lenet-fixed-v1": (lenet(), "fixed"),
         "dtypes-v1": (dtypes(), "huffman"),
         "shapes-v1": (shapes(), "huffman"),
+        "rans-v1": (coded(), "rans"),
         "nothing-v1": (CompressedModel({}), "huffman"),
     }
 

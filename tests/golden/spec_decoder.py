@@ -128,10 +128,94 @@ def huffman(cursor, n):
     return symbols
 
 
+def rans_levels(cursor, span, m, p):
+    """Section 4.3: the levels of span + 1 symbols."""
+    bits = TableBits(cursor)
+
+    def zeros():
+        n = 0
+        while not bits.take(1):
+            n += 1
+        return n
+
+    levels, a = [], 16 << p
+    while len(levels) <= span:
+        fresh = not levels or levels[-1] == 0
+        if levels and fresh:
+            z = zeros()
+            levels += [0] * ((1 << z) + bits.take(z) - 1)
+        k = max(1, 3 * a // 32).bit_length() - 1
+        x = (zeros() << k) + bits.take(k)
+        a += x - a // 8
+        if fresh:
+            levels.append(x + 1)
+        else:
+            levels.append(levels[-1] + (-(x + 1) // 2 if x % 2 else x // 2))
+        assert 0 <= levels[-1] <= (m - p + 1) << p
+    bits.end()
+    assert levels[0]
+    assert levels[-1]
+    return levels
+
+
+def rans(cursor, n):
+    first, span = cursor.varint(), cursor.varint()
+    if span == 0:
+        assert not cursor.rest()
+        return [first] * n
+    p, m = divmod(cursor.u8(), 16)
+    m += 4
+    levels = rans_levels(cursor, span, m, p)
+    weights = []
+    for level in levels:
+        u = level - 1
+        small = u < 2 << p
+        weights.append(u if small else (2**p + u % 2**p) << ((u >> p) - 1))
+    used = [i for i, level in enumerate(levels) if level]
+    total, spare, sum_before = sum(weights[i] for i in used), 2**m - len(used), 0
+    slots = []  # symbol, frequency, start
+    for i in used:
+        before = spare * sum_before // max(total, 1)
+        sum_before += weights[i]
+        f = 1 + spare * sum_before // max(total, 1) - before
+        slots += [(first + i, f, len(slots))] * f
+    assert len(slots) == 2**m
+    blocks = []
+    if n < 2**16:
+        data = cursor.rest()
+        size = len(data) if len(data) <= 8 else 5 + (len(data) - 5) % 4
+        words = Bytes(data[:-size])
+        blocks.append((n, [int.from_bytes(data[-size:], "little")], words))
+    else:
+        number = -(-n // 2**20)
+        sizes = [cursor.varint() for _ in range(number - 1)]
+        for b in range(number):
+            states = list(struct.unpack("<8Q", cursor.take(64)))
+            words = Bytes(cursor.take(4 * sizes[b]) if b < number - 1 else cursor.rest())
+            blocks.append((n // number + (b < n % number), states, words))
+    symbols = []
+    for count, states, words in blocks:
+        lanes = len(states)
+        for i in range(count):
+            x = states[i % lanes]
+            symbol, f, start = slots[x % 2**m]
+            symbols.append(symbol)
+            x = f * (x >> m) + x % 2**m - start
+            look = (i // lanes) % 2 or m > 15
+            if look and x < 2**31 and (lanes == 8 or words.at < len(words.data)):
+                x = x << 32 | struct.unpack("<I", words.take(4))[0]
+            states[i % lanes] = x
+        assert not words.rest()
+        assert set(states) == {2**m if lanes == 1 else 2**31}
+    return symbols
+
+
 def symbols_of(coder, cursor, n, alphabet):
     """Section 4."""
     if coder == 2:
         return huffman(cursor, n)
+    if coder == 3:
+        return rans(cursor, n)
     assert coder == 1
     bits = Bits(cursor.rest())
     symbols = [bits.take(ceil_log2(alphabet)) for _ in range(n)]

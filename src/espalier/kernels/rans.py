@@ -1,0 +1,388 @@
+"""rANS: a stream of symbols as one large number, and the two inner loops.
+
+With frequencies f_s that sum to M = 2**m and c_s = f_0 + ... + f_(s-1), a symbol s is put on top of
+a state x, and taken off again, by
+
+    push:  x -> floor(x / f_s) * M + c_s + x mod f_s
+    pop:   s is the symbol with c_s <= x mod M < c_s + f_s;  x -> f_s floor(x / M) + x mod M - c_s
+
+so that x grows by a factor of M / f_s. The last symbol is pushed first. The state is kept below
+2**63: words of 32 bits move from its low end to the stream, and back where it falls below 2**31.
+While M <= 2**15 this is asked after every second symbol only, which is what makes it fast: two
+symbols cannot take more than the 32 bits that are there.
+
+A stream of fewer than ``SPLIT_FROM`` symbols has one state, which begins at M, the least from which
+every symbol makes it grow: all of it is the number, and next to nothing is lost. A longer one has
+blocks of at most ``BLOCK`` symbols, and each of them eight states that take turns, so that a
+processor can work on all at once; they share one stream of words. Blocks can be handed to different
+threads, and that changes no byte.
+
+References
+----------
+Duda 2013, arXiv:1311.2540 (the numbers); Giesen 2014, arXiv:1402.3392 (states in turn).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from espalier.kernels.bitpack import OK, RANGE, SHORT, TRAILING, Int, frozen, jit
+
+Array = NDArray[Any]
+
+LANES = 8
+BLOCK = 1 << 20
+SPLIT_FROM = 1 << 16
+
+LOW = 1 << 31
+"""A state below this takes a word, if it is not in its first steps."""
+
+_LOW = np.uint64(LOW)
+_WORD = np.uint64(32)
+
+
+def block_starts(n: int) -> Array:
+    """Where each of the ceil(n / 2**20) blocks starts, and ``n``; sizes differ by 1 at most."""
+    blocks = -(-n // BLOCK)
+    j = np.arange(blocks + 1, dtype=np.int64)
+    return j * (n // blocks) + np.minimum(j, n % blocks)
+
+
+def lanes_of(n: int) -> int:
+    """States of each block of a stream of ``n`` symbols."""
+    return 1 if n < SPLIT_FROM else LANES
+
+
+def per_word(log: int) -> int:
+    """Symbols of a state between two looks at whether it needs a word."""
+    return 2 if log <= 15 else 1
+
+
+def first_state(lanes: int, log: int) -> int:
+    """What the encoder's states begin at, and the decoder's must end at."""
+    return 1 << log if lanes == 1 else LOW
+
+
+@intrinsic
+def _high_product_of(typingctx: Any, a: Any, b: Any) -> Any:
+    """The high 64 bits of the product of two uint64, for which NumPy has no word."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = args[0].type.__class__(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        shifted = builder.lshr(product, product.type(64))
+        return builder.trunc(shifted, args[0].type)
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+_high_product: Any = _high_product_of
+
+
+# ---------------------------------------------------------------- encoding
+
+
+@jit
+def _reciprocals(frequencies: Array, table: Array) -> None:
+    for s in range(frequencies.size):
+        f = np.uint64(frequencies[s])
+        if f == 0:
+            continue
+        shift = np.uint64(0)
+        while np.uint64(1) << shift < f:
+            shift += np.uint64(1)
+        # Long division of 2**(63 + shift), which has no room in 64 bits.
+        quotient = (np.uint64(1) << np.uint64(63)) // f
+        rest = (np.uint64(1) << np.uint64(63)) % f
+        for _ in range(shift):
+            quotient <<= np.uint64(1)
+            rest <<= np.uint64(1)
+            if rest >= f:
+                quotient += np.uint64(1)
+                rest -= f
+        table[s, 0] = quotient + np.uint64(rest > 0)
+        table[s, 1] = shift
+
+
+def reciprocals(frequencies: Array) -> Array:
+    """What divides by each frequency without dividing, shape (alphabet, 2), uint64.
+
+    With s = ceil(log2 f) and r = ceil(2**(63 + s) / f), floor(x / f) is floor(x r / 2**(63 + s))
+    for all x below 2**63 (Granlund and Montgomery 1994, theorem 4.2). The columns are r and s.
+    """
+    table = np.zeros((frequencies.size, 2), np.uint64)
+    _reciprocals(frozen(frequencies), table)
+    return table
+
+
+@jit
+def _push(x: Int, s: Int, frequencies: Array, starts: Array, inverse: Array, log: Int) -> Int:
+    quotient = _high_product(x << np.uint64(1), inverse[s, 0]) >> inverse[s, 1]
+    rest = x - quotient * frequencies[s]
+    return (quotient << log) + starts[s] + rest
+
+
+@jit
+def _encode(
+    symbols: Array,
+    frequencies: Array,
+    starts: Array,
+    inverse: Array,
+    log: Int,
+    states: Array,
+    words: Array,
+) -> Int:
+    """Push all symbols, the last one first; words from the end of ``words``: the first one's place.
+
+    ``states``: where they begin, and where they end.
+    """
+    n = symbols.size
+    lanes = states.size
+    log = np.uint64(log)
+    group = 2 if log <= 15 else 1
+    room = np.uint64(63) - log * np.uint64(group)
+    at = words.size
+    lane = (n - 1) % lanes
+    turn = (n - 1) // lanes
+    for i in range(n - 1, -1, -1):
+        s = np.int64(symbols[i])
+        x = states[lane]
+        if turn % group == group - 1:
+            share = frequencies[s]
+            if group == 2:
+                share *= frequencies[np.int64(symbols[i - lanes])]
+            if x >> room >= share:
+                at -= 1
+                words[at] = np.uint32(x & np.uint64(0xFFFFFFFF))
+                x >>= _WORD
+        states[lane] = _push(x, s, frequencies, starts, inverse, log)
+        lane -= 1
+        if lane < 0:
+            lane = lanes - 1
+            turn -= 1
+    return at
+
+
+def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Array]]:
+    """Encode symbols: of each block the last states (uint64) and the words (uint32).
+
+    Parameters
+    ----------
+    symbols : uint8 or uint16 array, shape (n,), n > 0
+        Each of a frequency > 0.
+    frequencies : int64 array, shape (alphabet,)
+        Their sum is 2**log, and none is as large.
+    log : int
+        4 to 17.
+    """
+    share = frequencies.astype(np.uint64)
+    starts = np.cumsum(share, dtype=np.uint64) - share
+    inverse = reciprocals(frequencies)
+    lanes = lanes_of(symbols.size)
+    blocks: list[tuple[Array, Array]] = []
+    for start, stop in pairwise(block_starts(symbols.size).tolist()):
+        states = np.full(lanes, first_state(lanes, log), np.uint64)
+        words = np.empty((stop - start) * log // 32 + lanes, np.uint32)
+        block = frozen(symbols[start:stop])
+        at = _encode(block, share, starts, inverse, log, states, words)
+        blocks.append((states, words[at:].copy()))
+    return blocks
+
+
+def encode_reference(
+    symbols: list[int], frequencies: Array, log: int
+) -> list[tuple[list[int], list[int]]]:
+    """:func:`encode` in plain Python."""
+    share = frequencies.tolist()
+    start = (np.cumsum(frequencies) - frequencies).tolist()
+    lanes, group = lanes_of(len(symbols)), per_word(log)
+    blocks: list[tuple[list[int], list[int]]] = []
+    for begin, end in pairwise(block_starts(len(symbols)).tolist()):
+        states = [first_state(lanes, log)] * lanes
+        words: list[int] = []
+        for i in reversed(range(end - begin)):
+            s, lane = symbols[begin + i], i % lanes
+            if i // lanes % group == group - 1:
+                both = share[s] * (share[symbols[begin + i - lanes]] if group == 2 else 1)
+                if states[lane] >= both << (63 - group * log):
+                    words.append(states[lane] & 0xFFFFFFFF)
+                    states[lane] >>= 32
+            quotient, rest = divmod(states[lane], share[s])
+            states[lane] = (quotient << log) + start[s] + rest
+        blocks.append((states, words[::-1]))
+    return blocks
+
+
+# ---------------------------------------------------------------- decoding
+
+
+@jit
+def _pop(x: Int, i: Int, slots: Array, entries: Array, log: Int, out: Array) -> Int:
+    slot = x & ((np.uint64(1) << log) - np.uint64(1))
+    s = slots[slot]
+    out[np.uint64(i)] = s
+    entry = entries[s]
+    share = entry & np.uint64(0xFFFFFFFF)
+    return share * (x >> log) + slot - (entry >> _WORD)
+
+
+@jit
+def _refill(x: Int, words: Array, at: Int) -> tuple[Int, Int]:
+    low = x < _LOW
+    word = np.uint64(words[at])
+    return ((x << _WORD) | word) if low else x, at + np.uint64(low)
+
+
+@jit
+def _turns(
+    words: Array, at: Int, x: Array, slots: Array, entries: Array, log: Int, out: Array, turns: Int
+) -> Int:
+    """``turns`` times two symbols of each of 8 states, from ``out``'s start on.
+
+    The caller has made sure that there are eight words for each turn.
+    """
+    log = np.uint64(log)
+    at = np.uint64(at)
+    a, b, c, d, e, f, g, h = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
+    for i in range(0, 16 * turns, 16):
+        a = _pop(a, i, slots, entries, log, out)
+        b = _pop(b, i + 1, slots, entries, log, out)
+        c = _pop(c, i + 2, slots, entries, log, out)
+        d = _pop(d, i + 3, slots, entries, log, out)
+        e = _pop(e, i + 4, slots, entries, log, out)
+        f = _pop(f, i + 5, slots, entries, log, out)
+        g = _pop(g, i + 6, slots, entries, log, out)
+        h = _pop(h, i + 7, slots, entries, log, out)
+        a = _pop(a, i + 8, slots, entries, log, out)
+        b = _pop(b, i + 9, slots, entries, log, out)
+        c = _pop(c, i + 10, slots, entries, log, out)
+        d = _pop(d, i + 11, slots, entries, log, out)
+        e = _pop(e, i + 12, slots, entries, log, out)
+        f = _pop(f, i + 13, slots, entries, log, out)
+        g = _pop(g, i + 14, slots, entries, log, out)
+        h = _pop(h, i + 15, slots, entries, log, out)
+        a, at = _refill(a, words, at)
+        b, at = _refill(b, words, at)
+        c, at = _refill(c, words, at)
+        d, at = _refill(d, words, at)
+        e, at = _refill(e, words, at)
+        f, at = _refill(f, words, at)
+        g, at = _refill(g, words, at)
+        h, at = _refill(h, words, at)
+    x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7] = a, b, c, d, e, f, g, h
+    return np.int64(at)
+
+
+@jit
+def _one_by_one(
+    words: Array,
+    at: Int,
+    states: Array,
+    slots: Array,
+    entries: Array,
+    log: Int,
+    out: Array,
+    i: Int,
+) -> Int:
+    """Symbols ``i`` on of a block; returns how many words were read, or -1 if more were needed."""
+    lanes = states.size
+    group = 2 if log <= 15 else 1
+    lane, turn = i % lanes, i // lanes
+    first = states[0] if lanes == 1 else np.uint64(0)  # one state is kept in a register
+    while i < out.size:
+        x = first if lanes == 1 else states[lane]
+        x = _pop(x, i, slots, entries, np.uint64(log), out)
+        if turn % group == group - 1 and x < _LOW:
+            if at < words.size:
+                x = (x << _WORD) | np.uint64(words[at])
+                at += 1
+            elif lanes > 1:
+                return np.int64(-1)
+        if lanes == 1:
+            first = x
+        else:
+            states[lane] = x
+        i += 1
+        lane += 1
+        if lane == lanes:
+            lane = 0
+            turn += 1
+    if lanes == 1:
+        states[0] = first
+    return at
+
+
+@jit
+def _decode(words: Array, states: Array, slots: Array, entries: Array, log: Int, out: Array) -> Int:
+    at = np.int64(0)
+    i = np.int64(0)
+    if states.size == LANES and log <= 15:
+        while True:
+            # Each round covers a fixed share of what is left, whatever the words say.
+            turns = min((out.size - i) // (2 * LANES), (words.size - at) // LANES)
+            if turns <= 0:
+                break
+            at = _turns(words, at, states, slots, entries, log, out[i:], turns)
+            i += 2 * LANES * turns
+    at = _one_by_one(words, at, states, slots, entries, log, out, i)
+    if at < 0:
+        return SHORT
+    if at < words.size:
+        return TRAILING
+    begin = np.uint64(1) << np.uint64(log) if states.size == 1 else _LOW
+    for lane in range(states.size):
+        if states[lane] != begin:
+            return RANGE
+    return OK
+
+
+def decode_tables(frequencies: Array, log: int) -> tuple[Array, Array]:
+    """The symbol of each slot (uint8 or uint16), and of each symbol f | c << 32 (uint64)."""
+    wide = frequencies.size > 256
+    symbols = np.arange(frequencies.size, dtype=np.uint16 if wide else np.uint8)
+    share = frequencies.astype(np.uint64)
+    starts = np.cumsum(share, dtype=np.uint64) - share
+    return np.repeat(symbols, frequencies), share | starts << _WORD
+
+
+def decode(states: Array, words: Array, slots: Array, entries: Array, log: int, out: Array) -> int:
+    """Read the symbols of one block into ``out``: a status.
+
+    Parameters
+    ----------
+    states : uint64 array, shape (1,) or (8,)
+        Below 2**63; they are moved along.
+    words : uint32 array
+    slots, entries : array
+        From :func:`decode_tables`: 2**log slots.
+    out : uint8 or uint16 array, shape (n,)
+    """
+    status = _decode(frozen(words), states, frozen(slots), frozen(entries), log, out)
+    return int(status)
+
+
+def decode_reference(
+    states: list[int], words: list[int], frequencies: Array, log: int, n: int
+) -> list[int]:
+    """:func:`decode` in plain Python, for a block that is known to be whole."""
+    slots = np.repeat(np.arange(frequencies.size), frequencies).tolist()
+    start = (np.cumsum(frequencies) - frequencies).tolist()
+    group, left = per_word(log), iter(words)
+    x = list(states)
+    symbols: list[int] = []
+    for i in range(n):
+        lane = i % len(x)
+        slot = x[lane] % (1 << log)
+        s = slots[slot]
+        symbols.append(s)
+        x[lane] = int(frequencies[s]) * (x[lane] >> log) + slot - start[s]
+        if i // len(x) % group == group - 1 and x[lane] < LOW:
+            word = next(left, None)
+            x[lane] = x[lane] if word is None else x[lane] << 32 | word
+    return symbols
