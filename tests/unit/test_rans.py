@@ -234,7 +234,6 @@ def test_hostile_payloads(n):
             try:
                 found = coder.decode(bytes(flipped), n, table)
             except FormatError:
-                refused += 1
                 continue
             assert not np.array_equal(found, symbols)
     for other in [n - 1, n + 1]:
