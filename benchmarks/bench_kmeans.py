@@ -49,7 +49,7 @@ def layer(n: int) -> np.ndarray:
 
 
 def espalier(**options: Any) -> Method:
-    from espalier.quantize.kmeans import kmeans_1d
+    from espalier.quantization.kmeans import kmeans_1d
 
     def run(values: np.ndarray, k: int) -> Found:
         found = kmeans_1d(values, k, **options)
@@ -60,7 +60,7 @@ def espalier(**options: Any) -> Method:
 
 
 def espalier_assign() -> Method:
-    from espalier.quantize.kmeans import assign
+    from espalier.quantization.kmeans import assign
 
     def run(values: np.ndarray, k: int) -> Found:
         centroids = np.linspace(-0.05, 0.05, k)

@@ -19,7 +19,7 @@ _HOMES = {
     + ["UnknownMethod", "UnsupportedVersion"],
     "espalier.parametrization": ["attach", "finalize"],
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
-    "espalier.quantize.share": ["Refresher", "share", "share_layerwise"],
+    "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
     "espalier.torch_io": ["load", "save"],
     "espalier.training": ["evaluate", "train"],
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from espalier.parametrization import attach, finalize
     from espalier.pruning import Pruner, diagonal_fisher, prune
-    from espalier.quantize.share import Refresher, share, share_layerwise
+    from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
     from espalier.torch_io import load, save
     from espalier.training import evaluate, train

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from espalier.quantize.initialisation import INITIALISATIONS
-from espalier.quantize.kmeans import kmeans_1d
-from espalier.quantize.solver import SOLVERS
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.initialisation import INITIALISATIONS
+from espalier.quantization.kmeans import kmeans_1d
+from espalier.quantization.solver import SOLVERS
+from espalier.quantization.sorted_values import SortedValues
 
 
 def _layers() -> dict[str, tuple[np.ndarray, np.ndarray | None]]:

@@ -20,7 +20,8 @@ class Ran:
 def environment():
     """A plain one: whether colours are on must not depend on who runs the tests."""
     keep = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
-    return keep | {"PYTHONUNBUFFERED": ""}
+    # The models are tiny: a second thread would only wait for the first.
+    return keep | {"PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from espalier.kernels import intervals
 from espalier.kernels import kmeans as kernels
-from espalier.quantize.kmeans import assign, kmeans_1d
-from espalier.quantize.partition import shortest
-from espalier.quantize.solvers.optimal import Optimal
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.kmeans import assign, kmeans_1d
+from espalier.quantization.partition import shortest
+from espalier.quantization.solvers.optimal import Optimal
+from espalier.quantization.sorted_values import SortedValues
 
 # Sixteenths: sums and squares are exact in float64, so that "agrees" can mean "is equal".
 sixteenths = st.integers(-400, 400).map(lambda i: i / 16)

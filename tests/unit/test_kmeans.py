@@ -9,12 +9,12 @@ import pytest
 
 from espalier.errors import InvalidArgument
 from espalier.kernels import kmeans as kernels
-from espalier.quantize.kmeans import assign, kmeans_1d
-from espalier.quantize.partition import best_partition
-from espalier.quantize.quantizers.kmeans import KMeans
-from espalier.quantize.solvers.lloyd import Lloyd
-from espalier.quantize.solvers.optimal import Optimal
-from espalier.quantize.sorted_values import SortedValues, sort, sort_with
+from espalier.quantization.kmeans import assign, kmeans_1d
+from espalier.quantization.partition import best_partition
+from espalier.quantization.quantizers.kmeans import KMeans
+from espalier.quantization.solvers.lloyd import Lloyd
+from espalier.quantization.solvers.optimal import Optimal
+from espalier.quantization.sorted_values import SortedValues, sort, sort_with
 
 SOLVED = ["lloyd", "exact", "optimal"]
 
@@ -179,7 +179,7 @@ def test_the_blocks_of_optimal_stay_within_their_limit() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_sorting(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("espalier.quantize.sorted_values.RADIX_FROM", 0)
+    monkeypatch.setattr("espalier.quantization.sorted_values.RADIX_FROM", 0)
     rng = np.random.default_rng(1)
     values = np.concatenate([rng.normal(size=3000), [0.0, -0.0, 1e-7, -1e-7, 3e4]]).astype(dtype)
     if dtype != np.float16:
@@ -291,5 +291,5 @@ class TestQuantizer:
 
 def test_no_torch_is_imported() -> None:
     root = Path(kernels.__file__).parents[1]
-    for path in [*root.glob("kernels/*.py"), *root.glob("quantize/solvers/*.py")]:
+    for path in [*root.glob("kernels/*.py"), *root.glob("quantization/solvers/*.py")]:
         assert "import torch" not in path.read_text(encoding="utf-8")

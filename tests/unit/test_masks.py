@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from espalier.errors import EspalierWarning
-from espalier.pruning.masks import kept_count, masks_global, masks_per_layer, top
+from espalier.options import kept_count
+from espalier.pruning.masks import masks_global, masks_per_layer, top
 
 
 @pytest.mark.parametrize(

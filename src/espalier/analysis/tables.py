@@ -51,7 +51,7 @@ def _columns(
     def mean(column: str) -> float:
         return sum(row[column] * row["stored"] for row in main) / stored if stored else 0.0
 
-    original = sum(row["original_bytes"] for row in rows)
+    original = max(1, sum(row["original_bytes"] for row in rows))
     pq = sum(row["bytes_pq"] for row in rows) if bytes_pq is None else bytes_pq
     pqh = sum(row["bytes_pqh"] for row in rows) if bytes_pqh is None else bytes_pqh
     return PaperLayer(

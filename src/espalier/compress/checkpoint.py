@@ -115,7 +115,8 @@ def compress_checkpoint(
     *,
     density: float | Mapping[str, float | None] | None = None,
     bits: Choice = AUTO,
-    coder: str = "huffman",
+    coder: str = "auto",
+    effort: str = "default",
     force: bool = False,
     progress: Callable[[TensorInfo], None] | None = None,
 ) -> Summary:
@@ -129,8 +130,10 @@ def compress_checkpoint(
         Written to a temporary file and renamed.
     density, bits
         See :func:`plan`.
-    coder : str, default "huffman"
-        Entropy coder of the codes and positions.
+    coder : str, default "auto"
+        Entropy coder; ``"auto"`` is the smallest for each stream.
+    effort : str, default "default"
+        With ``"auto"``: ``"fast"`` or ``"default"``.
     force : bool, default False
         Replace a file that exists.
     progress : callable, optional
@@ -149,7 +152,7 @@ def compress_checkpoint(
     """
     steps = plan(checkpoint.infos.values(), density, bits)
     outcomes = []
-    with Writer(Path(path), coder=coder, force=force) as writer:
+    with Writer(Path(path), coder, force, effort=effort) as writer:
         for step in steps:
             try:
                 tensor, outcome = compress_tensor(step, checkpoint.load(step.info.name)[1])

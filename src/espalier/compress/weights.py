@@ -9,8 +9,8 @@ import numpy as np
 
 from espalier.compress.plan import AUTO
 from espalier.options import kept_count
-from espalier.quantize.assignment import assign
-from espalier.quantize.kmeans import Clustering, kmeans_1d
+from espalier.quantization.assignment import assign
+from espalier.quantization.kmeans import Clustering, kmeans_1d
 from espalier.state import Array, storage_dtype
 
 AUTO_BITS = 8

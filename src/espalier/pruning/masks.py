@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from espalier.errors import EspalierWarning
-
-
-def kept_count(density: float, n: int) -> int:
-    """How many of ``n`` weights a density keeps: the nearest integer, halves up, at least 1."""
-    return min(n, max(1, int(density * n + 0.5))) if n else 0
+from espalier.options import kept_count
 
 
 def top(scores: Tensor, k: int) -> Tensor:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from espalier.errors import InvalidArgument
 from espalier.kernels import lookup
-from espalier.quantize.sorted_values import in_threads, pieces
+from espalier.quantization.sorted_values import in_threads, pieces
 
 Array = NDArray[Any]
 

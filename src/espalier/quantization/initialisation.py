@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.sorted_values import SortedValues
 from espalier.registry import Registry
 
 Array = NDArray[Any]
@@ -46,5 +46,5 @@ class Initialisation(ABC):
 
 
 INITIALISATIONS: Registry[Initialisation] = Registry(
-    "initialisation", "espalier.quantize.initialisations"
+    "initialisation", "espalier.quantization.initialisations"
 )

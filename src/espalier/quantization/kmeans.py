@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from espalier.errors import InvalidArgument
-from espalier.quantize.assignment import assign, checked_values, thresholds
-from espalier.quantize.initialisation import Initialisation
-from espalier.quantize.solver import SOLVERS, Solution, Solver
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.assignment import assign, checked_values, thresholds
+from espalier.quantization.initialisation import Initialisation
+from espalier.quantization.solver import SOLVERS, Solution, Solver
+from espalier.quantization.sorted_values import SortedValues
 
 Array = NDArray[Any]
 

@@ -60,4 +60,4 @@ class Quantizer(ABC):
         """
 
 
-QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "espalier.quantize.quantizers")
+QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "espalier.quantization.quantizers")

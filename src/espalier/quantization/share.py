@@ -19,8 +19,8 @@ from espalier.parametrization import (
     mask_of,
     set_codes,
 )
-from espalier.quantize.quantizer import Quantized
-from espalier.quantize.quantizers.kmeans import KMeans
+from espalier.quantization.quantizer import Quantized
+from espalier.quantization.quantizers.kmeans import KMeans
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite, select
 
 Bits = int | Mapping[str, int | None]

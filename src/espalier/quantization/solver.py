@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.sorted_values import SortedValues
 from espalier.registry import Registry
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ class Solver(ABC):
 
     A method is a frozen dataclass in a file of its own under ``solvers``, registered by name. The
     fields ``init``, ``iterations``, ``seed`` and ``reseed``, where it has them, are filled from the
-    arguments of :func:`~espalier.quantize.kmeans.kmeans_1d` of the same names.
+    arguments of :func:`~espalier.quantization.kmeans.kmeans_1d` of the same names.
     """
 
     name: ClassVar[str]
@@ -51,4 +51,4 @@ class Solver(ABC):
         """Centroids for ``data``, which has more than ``k`` distinct values; ``k`` >= 1."""
 
 
-SOLVERS: Registry[Solver] = Registry("solver", "espalier.quantize.solvers")
+SOLVERS: Registry[Solver] = Registry("solver", "espalier.quantization.solvers")

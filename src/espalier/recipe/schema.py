@@ -112,7 +112,8 @@ class Save(_Strict):
     """``save``: the file, read back and compared bit for bit before the stage counts as done."""
 
     path: str
-    coder: str = "huffman"
+    coder: str = "auto"
+    effort: str = "default"
 
     @model_validator(mode="after")
     def _inside(self) -> Save:

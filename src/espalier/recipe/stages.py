@@ -14,7 +14,7 @@ from espalier.errors import CorruptFile, InvalidArgument
 from espalier.parametrization import current, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
-from espalier.quantize.share import Refresher, share, share_layerwise
+from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
 from espalier.recipe.refs import Split
 from espalier.samples import Samples

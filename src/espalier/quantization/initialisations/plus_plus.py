@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.kernels import kmeans as kernels
-from espalier.quantize.initialisation import INITIALISATIONS, Array, Initialisation
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.initialisation import INITIALISATIONS, Array, Initialisation
+from espalier.quantization.sorted_values import SortedValues
 
 
 @INITIALISATIONS.register("kmeans++")

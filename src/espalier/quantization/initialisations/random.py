@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.quantize.initialisation import INITIALISATIONS, Array, Initialisation
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.initialisation import INITIALISATIONS, Array, Initialisation
+from espalier.quantization.sorted_values import SortedValues
 
 
 @INITIALISATIONS.register("random")

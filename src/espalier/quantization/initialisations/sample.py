@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.errors import InvalidArgument
-from espalier.quantize.initialisation import INITIALISATIONS, Array, Initialisation
-from espalier.quantize.partition import best_partition
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.initialisation import INITIALISATIONS, Array, Initialisation
+from espalier.quantization.partition import best_partition
+from espalier.quantization.sorted_values import SortedValues
 
 
 @INITIALISATIONS.register("sample")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.errors import InvalidArgument
-from espalier.quantize.assignment import assign, checked_values
-from espalier.quantize.initialisation import Initialisation
-from espalier.quantize.kmeans import checked_weights, make_solver, solve
-from espalier.quantize.quantizer import QUANTIZERS, Array, Quantized, Quantizer
-from espalier.quantize.solver import Solver
+from espalier.quantization.assignment import assign, checked_values
+from espalier.quantization.initialisation import Initialisation
+from espalier.quantization.kmeans import checked_weights, make_solver, solve
+from espalier.quantization.quantizer import QUANTIZERS, Array, Quantized, Quantizer
+from espalier.quantization.solver import Solver
 
 
 @QUANTIZERS.register("kmeans")
@@ -26,7 +26,7 @@ class KMeans(Quantizer):
     bits : int
         1 to 16; the codebook has at most 2^bits values.
     init, solver, iterations, seed, reseed
-        As in :func:`~espalier.quantize.kmeans.kmeans_1d`.
+        As in :func:`~espalier.quantization.kmeans.kmeans_1d`.
 
     Notes
     -----

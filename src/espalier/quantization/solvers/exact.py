@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.quantize.partition import best_partition
-from espalier.quantize.solver import SOLVERS, Solution, Solver
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.partition import best_partition
+from espalier.quantization.solver import SOLVERS, Solution, Solver
+from espalier.quantization.sorted_values import SortedValues
 
 
 @SOLVERS.register("exact")
@@ -17,9 +17,9 @@ class Exact(Solver):
     """The optimal clusters, by dynamic programming over the distinct values.
 
     The dynamic programme is a shortest path with a penalty on the number of clusters
-    (:mod:`espalier.quantize.partition`). Time is O(d log d) for d distinct values *whatever k is*,
-    times about ten penalties; memory about 60 bytes for each distinct value. No size is refused:
-    16.8M float32 take some ten seconds and 0.9 GB, where ``"optimal"`` takes half a second.
+    (:mod:`espalier.quantization.partition`). Time is O(d log d) for d distinct values *whatever k
+    is*, times about ten penalties; memory about 60 bytes for each distinct value. No size is
+    refused: 16.8M float32 take some ten seconds and 0.9 GB, where ``"optimal"`` takes half a second.
 
     Notes
     -----

@@ -8,9 +8,9 @@ import numpy as np
 
 from espalier.errors import InvalidArgument
 from espalier.kernels import kmeans as kernels
-from espalier.quantize.initialisation import INITIALISATIONS, Initialisation
-from espalier.quantize.solver import SOLVERS, Solution, Solver
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.initialisation import INITIALISATIONS, Initialisation
+from espalier.quantization.solver import SOLVERS, Solution, Solver
+from espalier.quantization.sorted_values import SortedValues
 
 
 @SOLVERS.register("lloyd")

@@ -8,9 +8,9 @@ import numpy as np
 
 from espalier.errors import InvalidArgument
 from espalier.kernels import kmeans as kernels
-from espalier.quantize.partition import best_partition
-from espalier.quantize.solver import SOLVERS, Array, Solution, Solver
-from espalier.quantize.sorted_values import SortedValues
+from espalier.quantization.partition import best_partition
+from espalier.quantization.solver import SOLVERS, Array, Solution, Solver
+from espalier.quantization.sorted_values import SortedValues
 
 FEWEST, MOST, PER_CLUSTER = 1 << 17, 1 << 21, 1024
 """Blocks that are used by default: so many to a cluster, within these bounds."""
@@ -27,7 +27,7 @@ class Optimal(Solver):
     1. Values are cut into blocks, about 1024 to a cluster: the longest runs whose count times
        squared extent is at most q. Their density is that of the optimal centroids (the cube root
        of the values' density; Panter and Dite 1951), so that tails and outliers get their share.
-    2. The best clusters made of whole blocks are found (:mod:`espalier.quantize.partition`).
+    2. The best clusters made of whole blocks are found (:mod:`espalier.quantization.partition`).
     3. Lloyd's iteration on the values moves the boundaries inside their blocks.
 
     Where there are no more distinct values than blocks, each is a block of its own, and the result
