@@ -19,7 +19,7 @@ class Exact(Solver):
     The dynamic programme is a shortest path with a penalty on the number of clusters
     (:mod:`espalier.quantization.partition`). Time is O(d log d) for d distinct values *whatever k
     is*, times about ten penalties; memory about 60 bytes for each distinct value. No size is
-    refused: 16.8M float32 take some ten seconds and 0.9 GB, where ``"optimal"`` takes half a second.
+    refused: 16.8M float32 take some ten seconds and 0.9 GB; ``"optimal"`` takes half a second.
 
     Notes
     -----
