@@ -44,9 +44,6 @@ class Error:
 EXACT = Error(0.0, math.inf, 0.0)
 
 
-EXACT = Error(0.0, math.inf, 0.0)
-
-
 def measure(original: Array, now: Array) -> Error:
     """How far the values ``now`` are from the ``original`` ones."""
     if np.array_equal(original, now):
