@@ -159,7 +159,8 @@ def save(
     model: nn.Module,
     path: str | os.PathLike[str] | BinaryIO,
     *,
-    coder: str = "huffman",
+    coder: str = "auto",
+    effort: str = "default",
     metadata: Mapping[str, Any] | None = None,
     force: bool = True,
 ) -> Ledger:
@@ -172,8 +173,10 @@ def save(
     path : path or binary file
         A path appears whole or not at all.
     coder : str
-        ``"huffman"``: canonical Huffman (Han et al. 2016, section 4). ``"fixed"``: fixed width, the
-        paper's stage before Huffman coding.
+        ``"auto"``: the smallest for each stream. ``"huffman"``: canonical Huffman (Han et al.
+        2016, section 4). ``"fixed"``: fixed width, the paper's stage before Huffman coding.
+    effort : str
+        With ``"auto"``: ``"fast"`` or ``"default"``.
     metadata : mapping, optional
         JSON values to travel with the weights.
     force : bool
@@ -195,7 +198,7 @@ def save(
     >>> ledger.file_bytes == os.path.getsize(path)
     True
     """
-    return write(read_model(model, metadata), path, coder=coder, force=force)
+    return write(read_model(model, metadata), path, coder=coder, effort=effort, force=force)
 
 
 def load(

@@ -44,7 +44,16 @@ def command(
             show_default=AUTO,
         ),
     ] = None,
-    coder: Annotated[str, typer.Option(metavar="NAME", help="Entropy coder.")] = "huffman",
+    coder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Entropy coder: auto (the smallest for each stream), huffman, rans or fixed.",
+        ),
+    ] = AUTO,
+    effort: Annotated[
+        str, typer.Option(metavar="LEVEL", help="What auto tries: fast or default.")
+    ] = "default",
     force: console.Force = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,
@@ -84,6 +93,7 @@ def command(
             density=densities,
             bits=widths,
             coder=coder,
+            effort=effort,
             force=force,
             progress=lambda info: advance(info.size),
         )

@@ -13,7 +13,8 @@ from espalier.container import layout
 from espalier.container.atomic import atomic_write
 from espalier.container.layout import Entry, StreamEntry
 from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
-from espalier.entropy.coder import CODERS, EntropyCoder
+from espalier.entropy.choice import AUTO, Coders, coders_for
+from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.positions import encode_positions
 from espalier.entropy.stream import Stream, encode_codes
 from espalier.entropy.values import encode_values
@@ -34,7 +35,7 @@ def _measure(stream: Stream, histogram: Any = None) -> Measured:
 
 
 def encode_tensor(
-    tensor: CompressedTensor, coder: EntropyCoder[Any]
+    tensor: CompressedTensor, coders: Coders
 ) -> tuple[str, int, dict[str, Stream], dict[str, Measured]]:
     """The kind, the number of levels and the streams of a tensor, and their measures."""
     streams: dict[str, Stream] = {}
@@ -48,18 +49,18 @@ def encode_tensor(
         levels = int(tensor.codebook.size)
         if levels > layout.MAX_LEVELS:
             raise InvalidArgument(f"a codebook of {levels} levels; 65536 is the limit")
-        put("codes", *encode_codes(tensor.codes, levels, coder))
-        put("codebook", encode_values(tensor.codebook, tensor.dtype, coder))
+        put("codes", *encode_codes(tensor.codes, levels, coders))
+        put("codebook", encode_values(tensor.codebook, tensor.dtype, coders))
         kind = "codebook"
     elif isinstance(tensor, Dense | Sparse):
         levels = 0
-        put("values", encode_values(tensor.values, tensor.dtype, coder))
+        put("values", encode_values(tensor.values, tensor.dtype, coders))
         kind = "dense"
     else:
         raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
     if isinstance(tensor, Sparse | SparseCodebook):
         beside = sum(len(stream.body) for stream in streams.values())
-        put("positions", *encode_positions(tensor.positions, tensor.size, coder, beside))
+        put("positions", *encode_positions(tensor.positions, tensor.size, coders, beside))
         kind = "sparse codebook" if kind == "codebook" else "sparse"
     return kind, levels, streams, measured
 
@@ -73,8 +74,11 @@ class Writer:
         A path is written with :func:`atomic_write`. A file object need not be seekable; it is
         flushed and left open.
     coder : str or EntropyCoder
-        ``"huffman"``, or ``"fixed"`` for the paper's P+Q. Each stream falls back to fixed width
-        where that is smaller; its row in the ledger says so.
+        ``"auto"``: for each stream the smallest, by measured size, of what ``effort`` tries.
+        ``"huffman"`` or ``"fixed"``: the paper's P+Q+H and P+Q. Each stream falls back to fixed
+        width where that is smaller; its row in the ledger says so.
+    effort : str
+        With ``"auto"``: ``"fast"`` tries Huffman, ``"default"`` rANS too.
     force : bool
         Overwrite an existing file.
 
@@ -106,11 +110,13 @@ class Writer:
     def __init__(
         self,
         target: str | os.PathLike[str] | BinaryIO,
-        coder: str | EntropyCoder[Any] = "huffman",
+        coder: str | EntropyCoder[Any] = AUTO,
         force: bool = False,
+        *,
+        effort: str = "default",
     ) -> None:
         self.metadata: Mapping[str, Any] = {}
-        self._coder = CODERS.make(coder)
+        self._coders = coders_for(coder, effort)
         self._target = target
         self._force = force
         self._file: BinaryIO | None = None
@@ -166,7 +172,7 @@ class Writer:
             )
         layout.check_name(name)
         try:
-            kind, levels, streams, measured = encode_tensor(tensor, self._coder)
+            kind, levels, streams, measured = encode_tensor(tensor, self._coders)
         except InvalidArgument as error:
             raise InvalidArgument(f"tensor {name!r}: {error}") from None
         ordered = [streams[stream] for stream in layout.STREAMS[kind]]
@@ -223,11 +229,12 @@ def write(
     model: CompressedModel,
     path: str | os.PathLike[str] | BinaryIO,
     *,
-    coder: str | EntropyCoder[Any] = "huffman",
+    coder: str | EntropyCoder[Any] = AUTO,
+    effort: str = "default",
     force: bool = False,
 ) -> Ledger:
     """Write a whole model; returns the ledger. See :class:`Writer` for the parameters."""
-    with Writer(path, coder, force) as writer:
+    with Writer(path, coder, force, effort=effort) as writer:
         writer.metadata = dict(model.metadata)
         for name, tensor in model.tensors.items():
             writer.add(name, tensor)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.entropy.choice import Coders, as_coders
 from espalier.entropy.coder import CODERS, EntropyCoder
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.histogram import Histogram
@@ -128,15 +129,15 @@ def _encode_tokens(positions: Array, gaps: Histogram, coder: EntropyCoder[Any]) 
     return Stream(stream.layout, stream.coder, stream.body, stream.table_bytes - raw.size)
 
 
-def _encode_bitmap(positions: Array, size: int, coder: EntropyCoder[Any]) -> Stream:
+def _encode_bitmap(positions: Array, size: int, coders: Coders) -> Stream:
     mask = np.zeros(size, np.bool_)
     mask[positions] = True
     symbols = np.packbits(mask, bitorder="little")
-    return encode_symbols(symbols, count(symbols), coder, layout=BITMAP)
+    return encode_symbols(symbols, count(symbols), coders, layout=BITMAP)
 
 
 def encode_positions(
-    positions: Array, size: int, coder: EntropyCoder[Any], beside: int = 0
+    positions: Array, size: int, coders: Coders, beside: int = 0
 ) -> tuple[Stream, Histogram]:
     """Write positions the smallest way.
 
@@ -146,8 +147,8 @@ def encode_positions(
         Strictly rising, from 0.
     size : int
         Elements of the tensor.
-    coder : EntropyCoder
-        Of tokens or bitmap; with ``fixed`` the layout is ``FILLERS``.
+    coders : EntropyCoder, or several
+        Of tokens or bitmap; with ``fixed`` alone the layout is ``FILLERS``.
     beside : int
         Bytes of the tensor's other streams. A reader refuses more than
         4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory.
@@ -163,10 +164,11 @@ def encode_positions(
     if not positions.size:
         return EMPTY, gaps
     streams = [_encode_fillers(positions, gaps)]
-    if coder.id != streams[0].coder:
-        tried = [_encode_tokens(positions, gaps, coder)]
+    entropy = [coder for coder in as_coders(coders) if coder.id != streams[0].coder]
+    if entropy:
+        tried = [_encode_tokens(positions, gaps, coder) for coder in entropy]
         if positions.size * _BITMAP_FROM >= size:
-            tried.append(_encode_bitmap(positions, size, coder))
+            tried.append(_encode_bitmap(positions, size, entropy))
         free = positions.size - FREE
         streams += [stream for stream in tried if free <= 8 * (beside + len(stream.body))]
     return smallest(streams), gaps

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.entropy.choice import Coders, as_coders
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor
 from espalier.entropy.histogram import Histogram
@@ -60,14 +61,35 @@ def smallest(streams: list[Stream]) -> Stream:
     return min(streams, key=lambda stream: len(stream.body))
 
 
+_MARGIN = 8 * 64
+"""Bits by which the size of a payload may differ from what its coder announces."""
+
+
 def encode_symbols(
-    symbols: Array, counts: Array, coder: EntropyCoder[Any], *, layout: int = 0, head: bytes = b""
+    symbols: Array, counts: Array, coders: Coders, *, layout: int = 0, head: bytes = b""
 ) -> Stream:
-    """``head``, table and payload of ``symbols``, whose histogram is ``counts``, in one stream."""
-    table = coder.fit(counts)
-    written = coder.write_table(table)
-    body = b"".join((head, written, coder.encode(symbols, table)))
-    return Stream(layout, coder.id, body, len(head) + len(written))
+    """``head``, table and payload of ``symbols``, whose histogram is ``counts``, in one stream.
+
+    Of several coders, those are run that announce the fewest bits, or so few more that it must be
+    measured; the smallest stream is taken, and that of the earlier coder among equals.
+    """
+    announced: list[tuple[int, EntropyCoder[Any], Any, bytes]] = []
+    for coder in as_coders(coders):
+        table = coder.fit(counts)
+        written = coder.write_table(table)
+        announced.append((coder.bits(counts, table) + 8 * len(written), coder, table, written))
+    least = min(bits for bits, *_ in announced)
+    tried = [
+        Stream(
+            layout,
+            coder.id,
+            b"".join((head, written, coder.encode(symbols, table))),
+            len(head) + len(written),
+        )
+        for bits, coder, table, written in announced
+        if bits <= least + _MARGIN
+    ]
+    return smallest(tried)
 
 
 def decode_symbols(cursor: Cursor, number: int, n: int, alphabet: int) -> tuple[Array, int]:
@@ -90,19 +112,18 @@ def read_empty(method: int, body: memoryview) -> None:
         raise CorruptFile(f"{len(body)} bytes by method {method:#04x} for no symbols at all")
 
 
-def encode_codes(codes: Array, levels: int, coder: EntropyCoder[Any]) -> tuple[Stream, Histogram]:
-    """Write the codes of shared weights, each below ``levels``, the smallest way."""
+def encode_codes(codes: Array, levels: int, coders: Coders) -> tuple[Stream, Histogram]:
+    """Write the codes of shared weights, each below ``levels``, the smallest way.
+
+    Fixed width is always tried: its size is known beforehand.
+    """
     histogram = Histogram.of(codes)
     if not codes.size:
         return EMPTY, histogram
-    counts = histogram.dense(levels)
-    fixed = CODERS.make("fixed")
-    stream = encode_symbols(codes, counts, coder)
-    # The size at fixed width is known beforehand: it is written only where it wins.
-    width_wins = fixed.bits(counts, fixed.fit(counts)) <= 8 * len(stream.body)
-    if coder.id != fixed.id and width_wins:
-        stream = smallest([encode_symbols(codes, counts, fixed), stream])
-    return stream, histogram
+    tried = as_coders(coders, CODERS.make("fixed"))
+    # Equal sizes: fixed width, which decodes fastest.
+    tried.sort(key=lambda coder: coder.id)
+    return encode_symbols(codes, histogram.dense(levels), tried), histogram
 
 
 def decode_codes(method: int, body: memoryview, n: int, levels: int) -> tuple[Array, int]:

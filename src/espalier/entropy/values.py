@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.entropy.choice import Coders, as_coders
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.histogram import is_constant_view
@@ -24,6 +25,7 @@ from espalier.entropy.stream import (
     decode_symbols,
     encode_symbols,
     read_empty,
+    smallest,
     split_method,
 )
 from espalier.errors import CorruptFile, TruncatedFile
@@ -79,8 +81,21 @@ def _join(planes: list[Array], n: int, dtype: str, word: np.dtype[Any]) -> Array
     return words
 
 
-def _encode_plane(plane: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
-    counts = count(plane)
+_MARGIN = 8 * 64
+"""Bits of a plane by which two coders must differ for the larger one not to be tried."""
+
+
+def _announced(planes: Array, counts: list[Array], coder: EntropyCoder[Any]) -> int:
+    """Bits of all planes by ``coder``, to within ``_MARGIN`` for each."""
+    bits = 0
+    for plane, of_plane in zip(planes, counts, strict=True):
+        table = coder.fit(of_plane)
+        coded = coder.bits(of_plane, table) + 8 * len(coder.write_table(table))
+        bits += min(coded, 8 * plane.size)
+    return bits
+
+
+def _encode_plane(plane: Array, counts: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
     if counts[plane[0]] == plane.size:
         return bytes([_PLANE_CONSTANT, plane[0]]), 1
     table = coder.fit(counts)
@@ -93,13 +108,22 @@ def _encode_plane(plane: Array, coder: EntropyCoder[Any]) -> tuple[bytes, int]:
     return bytes([_PLANE_STORED]) + plane.tobytes(), 1
 
 
-def _encode_planes(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream:
-    parts = [_encode_plane(plane, coder) for plane in _split(values, dtype)]
-    body = b"".join(body for body, _ in parts)
-    return Stream(PLANES, coder.id, body, sum(tables for _, tables in parts))
+def _encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) -> Stream:
+    planes = _split(values, dtype)
+    counts = [count(plane) for plane in planes]
+    if len(coders) > 1:
+        announced = [_announced(planes, counts, coder) for coder in coders]
+        limit = min(announced) + _MARGIN * len(planes)
+        coders = [c for c, bits in zip(coders, announced, strict=True) if bits <= limit]
+    tried: list[Stream] = []
+    for coder in coders:
+        parts = [_encode_plane(p, c, coder) for p, c in zip(planes, counts, strict=True)]
+        body = b"".join(body for body, _ in parts)
+        tried.append(Stream(PLANES, coder.id, body, sum(tables for _, tables in parts)))
+    return smallest(tried)
 
 
-def encode_values(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream:
+def encode_values(values: Array, dtype: str, coders: Coders) -> Stream:
     """Write exact values the smallest way.
 
     Parameters
@@ -108,8 +132,8 @@ def encode_values(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream
         In the storage dtype of ``dtype``.
     dtype : str
         A key of :data:`espalier.state.STORAGE_DTYPES`.
-    coder : EntropyCoder
-        Of the planes; with ``fixed`` the values lie plain.
+    coders : EntropyCoder, or several
+        Of the planes; with ``fixed`` alone the values lie plain.
     """
     if not values.size:
         return Stream(PLAIN, RAW, b"")
@@ -121,8 +145,9 @@ def encode_values(values: Array, dtype: str, coder: EntropyCoder[Any]) -> Stream
         same = values.size > 1 and words[-1].tobytes() == first and bool((words == words[0]).all())
     if same:
         return Stream(CONSTANT, RAW, first)
-    if coder.id != CODERS.get("fixed").id:
-        stream = _encode_planes(values, dtype, coder)
+    entropy = [coder for coder in as_coders(coders) if coder.id != CODERS.get("fixed").id]
+    if entropy:
+        stream = _encode_planes(values, dtype, entropy)
         if len(stream.body) < values.nbytes:
             return stream
     return Stream(PLAIN, RAW, values.tobytes())

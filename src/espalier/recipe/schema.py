@@ -113,7 +113,6 @@ class Save(_Strict):
 
     path: str
     coder: str = "auto"
-    effort: str = "default"
 
     @model_validator(mode="after")
     def _inside(self) -> Save:
