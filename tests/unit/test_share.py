@@ -38,6 +38,19 @@ def test_any_initialisation(init):
     assert 1 < model.weight.unique().numel() <= 8
 
 
+def test_empty_clusters_are_reseeded_and_counted():
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64)
+    espalier.prune(model, density=0.1)  # nothing is left around zero: linear steps there are empty
+    levels = {}
+    for reseed in (True, False):
+        twin = espalier.attach(nn.Linear(64, 64), model.state_dict())
+        layer = espalier.share(twin, bits=5, init="linear", reseed=reseed).layers[0]
+        levels[reseed] = layer.levels
+        assert (layer.reseeded > 0) == reseed
+    assert levels[False] < levels[True] == 32
+
+
 @pytest.mark.parametrize("values", [[0.5] * 4, [1.0], [0.0, 0.0]])
 def test_fewer_distinct_values_than_centroids(values):
     model = layer(values)

@@ -194,3 +194,10 @@ def test_augmentations_depend_on_the_generator_alone(name):
     first, second = (AUGMENTATIONS[name](x, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, second)
     assert first.shape == x.shape
+
+
+def test_a_bar_with_the_loss_and_the_time_left(capsys):
+    train(network(), samples(), held_out=samples(60, seed=1), epochs=2, progress=True)
+    printed = capsys.readouterr()
+    assert "epoch 2/2" in printed.err
+    assert printed.out == ""

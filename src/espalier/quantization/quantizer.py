@@ -23,10 +23,13 @@ class Quantized:
         In flat (row-major) order of the kept elements.
     codebook : ndarray, shape (k',), rising
         In the dtype of the values; empty where nothing is kept.
+    reseeded : int
+        Clusters that were left empty on the way, and given new members.
     """
 
     codes: Array
     codebook: Array
+    reseeded: int = 0
 
 
 class Quantizer(ABC):

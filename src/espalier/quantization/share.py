@@ -31,6 +31,8 @@ class SharedLayer:
     """One weight after sharing.
 
     ``levels``: number of distinct values, at most 2^bits. ``sse``: within-cluster sum of squares.
+    ``reseeded``: clusters that the solver found empty and gave new members (linear initialisation
+    leaves many empty on pruned layers).
     """
 
     name: str
@@ -39,6 +41,7 @@ class SharedLayer:
     kept: int
     levels: int
     sse: float
+    reseeded: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def share(
     init: str | None = None,
     solver: str | None = None,
     iterations: int = 300,
+    reseed: bool = True,
     refreshable: bool = False,
     importance: Mapping[nn.Parameter, Tensor] | None = None,
     seed: int = 0,
@@ -130,6 +134,9 @@ def share(
         initialisation), ``"lloyd"``, ``"exact"``.
     iterations : int
         Bound for Lloyd's algorithm.
+    reseed : bool
+        Whether clusters that Lloyd's algorithm leaves empty get new members, cut from the costliest
+        cluster; otherwise the layer ends with fewer values. The report counts them.
     refreshable : bool
         False: the assignment stays fixed, as in the paper. True: the dense weights go on training
         behind the codebook, and a :class:`Refresher` assigns them again every n steps.
@@ -163,13 +170,22 @@ def share(
     results = []
     for target, b in chosen:
         weights = importance.get(target.latent) if importance else None
-        quantizer = KMeans(bits=b, init=init, solver=solver, iterations=iterations, seed=seed)
+        quantizer = KMeans(b, init, solver, iterations, seed, reseed)
         results.append((target, b, *_fit(target, quantizer, weights)))
     layers = []
     for target, b, quantized, kept in results:
         sse = _put(target, quantized, kept, latent=refreshable)
-        n, levels = target.value.numel(), int(quantized.codebook.size)
-        layers.append(SharedLayer(target.name, b, n, int(quantized.codes.size), levels, sse))
+        layers.append(
+            SharedLayer(
+                target.name,
+                b,
+                elements=target.value.numel(),
+                kept=int(quantized.codes.size),
+                levels=int(quantized.codebook.size),
+                sse=sse,
+                reseeded=quantized.reseeded,
+            )
+        )
     return ShareReport(tuple(layers), tuple(skipped))
 
 

@@ -96,6 +96,7 @@ class Share(_Strict):
     bits: _Bits | dict[str, _Bits | None]
     init: str | None = None
     solver: str | None = None
+    reseed: bool = True
     refreshable: bool = False
     layerwise: Train | None = None
     """Share one layer after another, and train like this after each."""

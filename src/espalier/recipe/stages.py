@@ -145,6 +145,7 @@ def _share(context: Context, options: schema.Share) -> dict[str, Any]:
     how: dict[str, Any] = {
         "init": options.init,
         "solver": options.solver,
+        "reseed": options.reseed,
         "refreshable": options.refreshable,
         "seed": context.seed,
     }

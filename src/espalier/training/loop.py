@@ -22,6 +22,7 @@ from espalier.samples import Data, Samples
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.metrics import evaluate
+from espalier.training.progress import Progress, reporting
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -130,10 +131,6 @@ class _Schedules(Protocol):
     def done(self) -> bool: ...
 
 
-Progress = Callable[[int, int, str], None]
-"""Receives (steps done, steps in all, a short text)."""
-
-
 def train(
     model: nn.Module,
     data: Data,
@@ -143,7 +140,7 @@ def train(
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> History:
     """Train ``model`` on ``data``; masks stay, codebooks train like any parameter.
@@ -166,7 +163,9 @@ def train(
     checkpoint : path, optional
         Written after each epoch. If it exists, the run goes on from there and ends as it would
         have.
-    progress : callable, optional
+    progress : bool or callable, optional
+        True: a bar on standard error with the time left. Or a function that is given the steps
+        done, the steps in all and a short text.
 
     Returns
     -------
@@ -180,8 +179,9 @@ def train(
     if settings is not None and options:
         raise InvalidArgument("give settings or its fields, not both")
     settings = settings or Settings(**options)
-    run = _Run(model, data, settings, held_out, loss, callbacks, checkpoint, progress)
-    return run.fit()
+    with reporting(progress) as report:
+        run = _Run(model, data, settings, held_out, loss, callbacks, checkpoint, report)
+        return run.fit()
 
 
 class _Run:
@@ -255,7 +255,8 @@ class _Run:
                 self.average.update()
             total += value
             if self.progress:
-                self.progress(step + 1, self.total, f"epoch {epoch + 1}/{self.settings.epochs}")
+                text = f"epoch {epoch + 1}/{self.settings.epochs}, loss {value:.3f}"
+                self.progress(step + 1, self.total, text)
         self._close_epoch(epoch, total / self.steps_per_epoch)
 
     def _close_epoch(self, epoch: int, train_loss: float) -> None:

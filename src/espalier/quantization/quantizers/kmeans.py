@@ -76,7 +76,7 @@ class KMeans(Quantizer):
         solution, _ = solve(flat, 2**self.bits, self._solver(), weights)
         codebook = np.unique(solution.centroids.astype(kept.dtype))
         codes = assign(flat, codebook)
-        return Quantized(codes, codebook)
+        return Quantized(codes, codebook, solution.reseeded)
 
     def _solver(self) -> Solver:
         return make_solver(
