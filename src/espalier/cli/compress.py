@@ -44,16 +44,8 @@ def command(
             show_default=AUTO,
         ),
     ] = None,
-    coder: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Entropy coder: auto (the smallest for each stream), huffman, rans or fixed.",
-        ),
-    ] = AUTO,
-    effort: Annotated[
-        str, typer.Option(metavar="LEVEL", help="What auto tries: fast or default.")
-    ] = "default",
+    coder: console.Coder = AUTO,
+    effort: console.Effort = "default",
     force: console.Force = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,

@@ -15,6 +15,14 @@ MAX_WIDTH = 1000
 
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Coder = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Entropy coder: auto (the smallest for each stream), huffman, rans or fixed.",
+    ),
+]
+Effort = Annotated[str, typer.Option(metavar="LEVEL", help="What auto tries: fast or default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
