@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ _TAIL = 1 << 14
 class Reader:
     """Read a file tensor by tensor; opening it reads the directory only.
 
+    Several threads may read from it.
+
     Parameters
     ----------
     source : path-like or binary file object
@@ -67,6 +70,7 @@ class Reader:
     """
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
+        self._lock = threading.Lock()  # of the file's position
         self._owned = isinstance(source, str | os.PathLike)
         if isinstance(source, str | os.PathLike):
             self.path = os.fspath(source)
@@ -138,8 +142,9 @@ class Reader:
         return directory
 
     def _read(self, offset: int, length: int) -> bytes:
-        self._file.seek(offset)
-        data = self._file.read(length)
+        with self._lock:
+            self._file.seek(offset)
+            data = self._file.read(length)
         if len(data) != length:
             raise TruncatedFile(f"{length} bytes at {offset} are declared, {len(data)} were read")
         return data

@@ -6,6 +6,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -63,6 +64,15 @@ def encode_tensor(
         put("positions", *encode_positions(tensor.positions, tensor.size, coders, beside))
         kind = "sparse codebook" if kind == "codebook" else "sparse"
     return kind, levels, streams, measured
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A tensor as it will be written: its entry, still without a name, and its streams."""
+
+    entry: Entry
+    streams: tuple[Stream, ...]
+    measured: dict[str, Measured]
 
 
 class Writer:
@@ -165,24 +175,27 @@ class Writer:
     def add(self, name: str, tensor: CompressedTensor) -> TensorRow:
         """Write a tensor; returns its row of the ledger."""
         self._check_name(name)
-        if len(tensor.shape) > layout.MAX_DIMS or tensor.size > layout.MAX_ELEMENTS:
-            raise InvalidArgument(
-                f"tensor {name!r}: shape {tensor.shape} is over the limits of {layout.MAX_DIMS} "
-                "dimensions and 2**48 elements"
-            )
         layout.check_name(name)
         try:
-            kind, levels, streams, measured = encode_tensor(tensor, self._coders)
+            encoded = self.encode(tensor)
         except InvalidArgument as error:
             raise InvalidArgument(f"tensor {name!r}: {error}") from None
-        ordered = [streams[stream] for stream in layout.STREAMS[kind]]
+        return self.put(name, encoded)
+
+    def encode(self, tensor: CompressedTensor) -> Encoded:
+        """The streams of a tensor, for :meth:`put`. Nothing is written: any thread may call it."""
+        if len(tensor.shape) > layout.MAX_DIMS or tensor.size > layout.MAX_ELEMENTS:
+            raise InvalidArgument(
+                f"shape {tensor.shape} is over the limits of {layout.MAX_DIMS} dimensions and "
+                "2**48 elements"
+            )
+        kind, levels, streams, measured = encode_tensor(tensor, self._coders)
         crc = 0
-        offset = self._offset
+        ordered = tuple(streams[stream] for stream in layout.STREAMS[kind])
         for stream in ordered:
             crc = zlib.crc32(stream.body, crc)
-            self._write(stream.body)
         entry = Entry(
-            name=name,
+            name="",
             kind=kind,
             dtype=tensor.dtype,
             shape=tuple(int(d) for d in tensor.shape),
@@ -190,10 +203,18 @@ class Writer:
             levels=levels,
             streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
             crc=crc,
-            offset=offset,
         )
+        return Encoded(entry, ordered, measured)
+
+    def put(self, name: str, encoded: Encoded) -> TensorRow:
+        """Write a tensor that :meth:`encode` made; returns its row of the ledger."""
+        self._check_name(name)
+        layout.check_name(name)
+        entry = replace(encoded.entry, name=name, offset=self._offset)
+        for stream in encoded.streams:
+            self._write(stream.body)
         written = self._entries[name] = layout.encode_entry(entry, self._names)
-        row = row_of(entry, len(written), measured)
+        row = row_of(entry, len(written), encoded.measured)
         self._rows[name] = row
         return row
 

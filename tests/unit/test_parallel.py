@@ -1,0 +1,82 @@
+"""Results in order, the first exception, and nothing begun too far ahead of the caller."""
+
+import threading
+import time
+
+import pytest
+
+from espalier.errors import InvalidArgument
+from espalier.parallel import in_order, job_count
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_results_come_in_order(jobs):
+    def slow_first(i):
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    assert list(in_order(slow_first, range(50), jobs)) == [i * i for i in range(50)]
+    assert list(in_order(slow_first, [], jobs)) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_the_first_exception_in_order_is_raised(jobs):
+    def fail(i):
+        if i in (2, 3):
+            time.sleep(0.02 if i == 2 else 0)
+            raise ValueError(i)
+        return i
+
+    results = in_order(fail, range(10), jobs)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="2"):
+        next(results)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 30, [4, 1] * 15, [0] * 5, [1] * 20 + [4]])
+def test_what_is_begun_and_not_taken_is_bounded(sizes):
+    begun, lock = [], threading.Lock()
+
+    def work(item):
+        with lock:
+            begun.append(item)
+        return item
+
+    taken = 0
+    for i, size in in_order(work, enumerate(sizes), 2, lambda item: item[1]):
+        time.sleep(0.001)
+        with lock:
+            ahead = sum(s for j, s in begun if j >= i)
+        assert ahead <= 2 * 2 * max(sizes)
+        assert (i, size) == (taken, sizes[taken])
+        taken += 1
+    assert taken == len(sizes)
+
+
+def test_threads_run_at_the_same_time():
+    both = threading.Barrier(2, timeout=30)
+    assert list(in_order(lambda i: both.wait() >= 0 and i, range(4), 2)) == [0, 1, 2, 3]
+
+
+def test_a_caller_that_stops_early_leaves_no_work_behind():
+    done = []
+
+    def work(i):
+        time.sleep(0.005)
+        done.append(i)
+        return i
+
+    results = in_order(work, range(100), 2)
+    next(results)
+    results.close()
+    count = len(done)
+    assert count <= 6
+    time.sleep(0.03)
+    assert len(done) == count
+
+
+def test_number_of_jobs():
+    assert 1 <= job_count() <= 4
+    assert job_count(7) == 7
+    with pytest.raises(InvalidArgument, match="jobs is 0"):
+        job_count(0)
