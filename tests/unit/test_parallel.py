@@ -1,5 +1,7 @@
 """Results in order, the first exception, and nothing begun too far ahead of the caller."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -80,3 +82,16 @@ def test_number_of_jobs():
     assert job_count(7) == 7
     with pytest.raises(InvalidArgument, match="jobs is 0"):
         job_count(0)
+
+
+def test_a_family_of_methods_is_whole_for_every_thread():
+    code = (
+        "import threading\n"
+        "from espalier.interop.base import FORMATS\n"
+        "seen = []\n"
+        "ask = lambda: seen.append(tuple(FORMATS.names()))\n"
+        "threads = [threading.Thread(target=ask) for _ in range(8)]\n"
+        "[t.start() for t in threads]\n[t.join() for t in threads]\n"
+        "assert len(seen) == 8 and len(set(seen)) == 1, seen\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

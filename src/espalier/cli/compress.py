@@ -22,7 +22,9 @@ AUTO = "auto"
 def command(
     source: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="Checkpoint: .safetensors, .pt, .pth or .npz."),
+        typer.Argument(
+            metavar="INPUT", help="Checkpoint: .safetensors, .pt, .pth, .npz, or a folder."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.esp", help="File to write.")
@@ -46,6 +48,7 @@ def command(
     ] = None,
     coder: console.Coder = AUTO,
     effort: console.Effort = "default",
+    jobs: console.Jobs = None,
     force: console.Force = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,
@@ -64,6 +67,11 @@ def command(
 
     espalier compress lenet.pt -o lenet.esp --density 'linear=0.1,fc3*=0.5'
 
+    espalier compress folder/ -o model.esp --jobs 2
+
+    A folder is one as Hugging Face has them: safetensors files, in shards or not,
+    and others beside them, which are kept byte for byte.
+
     Keys are kinds ([bold]linear[/]: 2 dimensions, [bold]conv[/]: 3 to 5), or patterns on a
     tensor's name with or without .weight. A pattern overrides a kind, and of
     two patterns the later one counts.
@@ -72,13 +80,14 @@ def command(
 
     from espalier.compress import compress_checkpoint
     from espalier.interop import open_checkpoint
+    from espalier.parallel import job_count
 
     checkpoint = open_checkpoint(source)
     if not quiet:
         for line in checkpoint.notes:
             console.note(f"{source}: {line}")
-    elements = sum(info.size for info in checkpoint.infos.values())
-    with console.progress(f"Compressing {source.name}", elements, quiet) as advance:
+    total = sum(info.nbytes for info in checkpoint.infos.values())
+    with console.progress(f"Compressing {source.name}", total, quiet) as advance:
         summary = compress_checkpoint(
             checkpoint,
             output,
@@ -86,8 +95,9 @@ def command(
             bits=widths,
             coder=coder,
             effort=effort,
+            jobs=job_count(jobs),
             force=force,
-            progress=lambda info: advance(info.size),
+            progress=lambda info: advance(info.nbytes),
         )
     for name, reason in summary.skipped.items():
         console.note(f"{source}: {name!r} is not in {output}: {reason}")
@@ -120,9 +130,9 @@ def _as_json(checkpoint: Checkpoint, output: Path, summary: Summary) -> dict[str
     return {
         "input": str(checkpoint.path),
         "output": str(output),
-        "input_bytes": checkpoint.path.stat().st_size,
+        "input_bytes": checkpoint.file_bytes,
         "output_bytes": summary.ledger.file_bytes,
-        "ratio": checkpoint.path.stat().st_size / summary.ledger.file_bytes,
+        "ratio": checkpoint.file_bytes / summary.ledger.file_bytes,
         "tensors": [
             {
                 "name": outcome.info.name,
@@ -184,7 +194,7 @@ def _print(checkpoint: Checkpoint, output: Path, summary: Summary) -> None:
                 for outcome, row in exact
             ],
         )
-    before, after = checkpoint.path.stat().st_size, summary.ledger.file_bytes
+    before, after = checkpoint.file_bytes, summary.ledger.file_bytes
     typer.echo(
         f"{checkpoint.path}: {console.size(before)} bytes\n{output}: {console.size(after)} bytes, "
         f"{console.percent(after, before)} of it, {console.ratio(before, after)} smaller"

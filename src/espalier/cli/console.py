@@ -23,6 +23,17 @@ Coder = Annotated[
     ),
 ]
 Effort = Annotated[str, typer.Option(metavar="LEVEL", help="What auto tries: fast or default.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=1,
+        help="Threads; each holds a tensor. The result is the same for any number.",
+        show_default="one for each processor, 4 at most",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
@@ -75,14 +86,31 @@ def print_table(
 
 @contextmanager
 def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; yields a function that advances it. None unless on a terminal."""
+    """A bar on standard error, in bytes; yields a function that advances it.
+
+    There is none unless on a terminal. Any thread may advance it.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda _amount: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
 

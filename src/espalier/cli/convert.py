@@ -42,10 +42,8 @@ def command(
     from espalier.container import write
     from espalier.interop.deep_compression import read_deep_compression
 
-    with console.progress(f"Converting {source.name}", 1, quiet) as advance:
-        found = read_deep_compression(source, prototxt)
-        ledger = write(found.model, output, coder=coder, effort=effort, force=force)
-        advance(1)
+    found = read_deep_compression(source, prototxt)
+    ledger = write(found.model, output, coder=coder, effort=effort, force=force)
     before, after = source.stat().st_size, ledger.file_bytes
     if as_json:
         console.print_json(

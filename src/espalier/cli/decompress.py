@@ -19,9 +19,10 @@ def command(
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="Checkpoint to write: .safetensors, .pt, .pth or .npz.",
+            help="Checkpoint to write: .safetensors, .pt, .pth or .npz; or the folder that it was.",
         ),
     ],
+    jobs: console.Jobs = None,
     force: console.Force = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,
@@ -31,27 +32,37 @@ def command(
     [bold]Example[/]
 
     espalier decompress resnet20.esp -o resnet20.safetensors
+
+    What was a folder becomes one again, with every file of it, if OUTPUT has none
+    of these suffixes.
     """
     from espalier.container import Reader
-    from espalier.interop import Content, TensorInfo, save_checkpoint, writer_for
+    from espalier.interop import Content, TensorInfo, save_checkpoint
+    from espalier.parallel import job_count
     from espalier.state import Array
 
-    writer_for(output)  # a wrong suffix is said before anything is read
     with Reader(source) as reader:
         names = reader.names()
         entries = [reader.entry(name) for name in names if name not in reader.aliases]
         infos = [TensorInfo(entry.name, entry.shape, entry.dtype) for entry in entries]
-        elements = sum(info.size for info in infos)
-        with console.progress(f"Decompressing {source.name}", elements, quiet) as advance:
+        total = sum(info.nbytes for info in infos)
+        with console.progress(f"Decompressing {source.name}", total, quiet) as advance:
 
             def load(name: str) -> Array:
                 tensor = reader.tensor(name)
-                advance(tensor.size)
+                advance(tensor.nbytes)
                 return tensor.dense()
 
-            content = Content(infos, load, reader.aliases, _checkpoint_metadata(reader.metadata))
+            content = Content(
+                infos,
+                load,
+                reader.aliases,
+                _checkpoint_metadata(reader.metadata),
+                _original(reader.metadata),
+                job_count(jobs),
+            )
             save_checkpoint(output, content, force=force)
-    before, after = source.stat().st_size, output.stat().st_size
+    before, after = source.stat().st_size, _bytes_of(output)
     if as_json:
         console.print_json(
             {
@@ -75,3 +86,14 @@ def _checkpoint_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _original(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file keeps of its original beside tensors."""
+    found = metadata.get("original")
+    return found if isinstance(found, dict) else {}
+
+
+def _bytes_of(output: Path) -> int:
+    files = output.rglob("*") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -32,7 +32,7 @@ def command(
 
     with Reader(source) as reader:
         ledger = reader.ledger()
-        metadata = dict(reader.metadata)
+        metadata = _without_blobs(dict(reader.metadata))
     if as_json:
         console.print_json({"file": str(source), "metadata": metadata} | ledger.to_dict())
         return
@@ -46,6 +46,13 @@ def command(
         f"{console.size(ledger.original_bytes)} bytes of tensors, "
         f"{console.ratio(ledger.original_bytes, ledger.file_bytes)} smaller"
     )
+
+
+def _without_blobs(value: Any) -> Any:
+    """Metadata without the files of the original, which are packed into it as text."""
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_blobs(v) for k, v in value.items() if k not in ("zlib", "header")}
 
 
 def _print_paper(ledger: Ledger) -> None:

@@ -53,11 +53,12 @@ def command(
 
 
 def _verify(reader: Reader, source: Path, against: Path | None, as_json: bool, quiet: bool) -> None:
-    with console.progress(f"Checking {source.name}", len(reader.names()), quiet) as advance:
-        for name in reader.names():
-            if name not in reader.aliases:
-                reader.tensor(name)
-            advance(1)
+    entries = [reader.entry(name) for name in reader.names() if name not in reader.aliases]
+    total = sum(entry.length for entry in entries)
+    with console.progress(f"Checking {source.name}", total, quiet) as advance:
+        for entry in entries:
+            reader.tensor(entry.name)
+            advance(entry.length)
     report: dict[str, Any] = {"file": str(source), "sound": True, "tensors": len(reader.names())}
     differences: list[Difference] = []
     if against is not None:
@@ -65,11 +66,10 @@ def _verify(reader: Reader, source: Path, against: Path | None, as_json: bool, q
 
         checkpoint = open_checkpoint(against)
         _check_same_tensors(source, reader, checkpoint)
-        names = [name for name in reader.names() if name not in reader.aliases]
-        with console.progress(f"Comparing {source.name}", len(names), quiet) as advance:
-            for name in names:
-                differences.append(_difference(name, reader, checkpoint))
-                advance(1)
+        with console.progress(f"Comparing {source.name}", total, quiet) as advance:
+            for entry in entries:
+                differences.append(_difference(entry.name, reader, checkpoint))
+                advance(entry.length)
         report["against"] = str(against)
         report["differences"] = [vars(d) for d in differences]
         report["largest"] = max((d.max_abs for d in differences), default=0.0)
@@ -91,6 +91,7 @@ def _check_same_tensors(source: Path, reader: Reader, checkpoint: Checkpoint) ->
         if ours[name] != theirs[name]:
             (shape, dtype), (shape0, dtype0) = ours[name], theirs[name]
             wrong.append(f"{name!r} is {list(shape)} {dtype}, not {list(shape0)} {dtype0}")
+    wrong += checkpoint.missing_from(reader.metadata.get("original", {}))
     if wrong:
         shown = ", ".join(sorted(wrong)[:_SHOWN])
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

@@ -13,8 +13,10 @@ import numpy as np
 from espalier.compress.plan import AUTO, Bits, Choice, Step, plan
 from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share, to_numbers
 from espalier.container import Ledger, Writer
+from espalier.container.writer import Encoded
 from espalier.errors import InvalidArgument
 from espalier.interop import Checkpoint, TensorInfo
+from espalier.parallel import in_order, job_count
 from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook
 
 _TABLE_BYTES = 48  # about what one more tensor with codes costs in the header
@@ -117,10 +119,15 @@ def compress_checkpoint(
     bits: Choice = AUTO,
     coder: str = "auto",
     effort: str = "default",
+    jobs: int = 1,
     force: bool = False,
     progress: Callable[[TensorInfo], None] | None = None,
 ) -> Summary:
-    """Write the tensors of ``checkpoint`` to the ``.esp`` file ``path``, one at a time.
+    """Write the tensors of ``checkpoint`` to the ``.esp`` file ``path``.
+
+    Tensors are read, compressed and written one after the other, or by several threads. What is in
+    memory is a few times the ``jobs`` tensors that are being compressed, and at most as much again
+    as two for each job that wait to be written.
 
     Parameters
     ----------
@@ -133,11 +140,13 @@ def compress_checkpoint(
     coder : str, default "auto"
         Entropy coder; ``"auto"`` is the smallest for each stream.
     effort : str, default "default"
-        With ``"auto"``: ``"fast"`` or ``"default"``.
+        With ``"auto"``: ``"fast"``, ``"default"`` or ``"max"`` (smallest, slow both ways).
+    jobs : int, default 1
+        Threads. The file is the same for any number of them.
     force : bool, default False
         Replace a file that exists.
     progress : callable, optional
-        Called with the info of each tensor when it is done.
+        Called with the info of each tensor when it is written.
 
     Returns
     -------
@@ -153,17 +162,22 @@ def compress_checkpoint(
     steps = plan(checkpoint.infos.values(), density, bits)
     outcomes = []
     with Writer(Path(path), coder, force, effort=effort) as writer:
-        for step in steps:
+
+        def work(step: Step) -> tuple[Encoded, Outcome]:
             try:
                 tensor, outcome = compress_tensor(step, checkpoint.load(step.info.name)[1])
+                return writer.encode(tensor), outcome
             except InvalidArgument as error:
                 raise InvalidArgument(f"{checkpoint.path}: {error}") from None
-            writer.add(step.info.name, tensor)
+
+        results = in_order(work, steps, job_count(jobs), lambda step: step.info.nbytes)
+        for step, (encoded, outcome) in zip(steps, results, strict=True):
+            writer.put(step.info.name, encoded)
             outcomes.append(outcome)
             if progress:
                 progress(step.info)
         for alias, name in checkpoint.aliases.items():
             writer.alias(alias, name)
-        if checkpoint.metadata:
-            writer.metadata = {"checkpoint": checkpoint.metadata}
+        about = {"checkpoint": checkpoint.metadata, "original": checkpoint.original()}
+        writer.metadata = {key: value for key, value in about.items() if value}
     return Summary(writer.ledger, outcomes, checkpoint.skipped)

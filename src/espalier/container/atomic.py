@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,4 +114,64 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
             if error.errno is not None and about_this:
                 raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+    _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Fill a folder so that ``path`` is either as it was or whole.
+
+    The files go to a temporary folder beside it, which is renamed when the block ends, and removed
+    when it fails in whatever way.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder that is empty or not there yet.
+    force : bool
+        Move the files into a folder that is not empty, one by one, each replacing one of the same
+        name; other files in it stay.
+
+    Yields
+    ------
+    Path
+        The folder to fill.
+
+    Raises
+    ------
+    InvalidArgument
+        There is a file at ``path``; its own folder does not exist; or it is not empty and ``force``
+        is false.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise InvalidArgument(
+            f"cannot write {os.fspath(path)}: the folder {target.parent} is missing"
+        )
+    if target.exists() and not target.is_dir():
+        raise InvalidArgument(f"{os.fspath(path)} exists, and is not a folder")
+    full = target.exists() and any(target.iterdir())
+    if full and not force:
+        raise InvalidArgument(
+            f"{os.fspath(path)} is not empty; --force / force=True replaces the files in it that "
+            "have the same names"
+        )
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in [file for file in temporary.rglob("*") if file.is_file()]:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            if full:
+                final = target / file.relative_to(temporary)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(final)
+        if not full:
+            if target.exists():
+                target.rmdir()
+            temporary.rename(target)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
     _sync_folder(target.parent)

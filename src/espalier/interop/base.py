@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 from espalier.container import atomic_write
 from espalier.container.layout import MAGIC
 from espalier.errors import FormatError, InvalidArgument, TruncatedFile
+from espalier.parallel import in_order
 from espalier.registry import Registry
 from espalier.state import Array, count, storage_dtype
 
 _HEAD_BYTES = 64
+
+FOLDER = "folder"
+"""``format`` of what :meth:`Checkpoint.original` says of a folder."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,22 @@ class Checkpoint(ABC):
         self.metadata = dict(metadata or {})
         self.notes = tuple(notes)
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+    def original(self) -> dict[str, Any]:
+        """What beside the tensors is needed to give the checkpoint back as it was, as JSON.
+
+        Empty where tensors, names and ``metadata`` are all there is. It has a key ``format``.
+        """
+        return {}
+
+    def missing_from(self, original: Mapping[str, Any]) -> list[str]:
+        """What of this checkpoint, beside tensors, ``original`` of another one does not hold."""
+        return []
+
     def __enter__(self) -> Self:
         return self
 
@@ -110,12 +130,23 @@ class Content:
         Further names of tied tensors. A format that cannot tie writes the tensor again.
     metadata : mapping of str to str
         Written where the format has a place for it.
+    original : mapping
+        :meth:`Checkpoint.original` of the checkpoint that the tensors came from.
+    jobs : int
+        How many threads load tensors.
     """
 
     infos: Sequence[TensorInfo]
     load: Callable[[str], Array]
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    original: Mapping[str, Any] = field(default_factory=dict)
+    jobs: int = 1
+
+    def arrays(self, names: Iterable[str]) -> Iterator[Array]:
+        """The arrays of those names, in that order, loaded ahead by ``jobs`` threads."""
+        nbytes = {info.name: info.nbytes for info in self.infos}
+        return in_order(self.load, names, self.jobs, nbytes.__getitem__)
 
     def untied(self) -> list[tuple[TensorInfo, str]]:
         """Every name as a tensor of its own: its info, and the name to load it by."""
@@ -164,6 +195,8 @@ def _by_suffix(path: Path) -> Format | None:
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint by its suffix, or, where the suffix is unknown, by its content.
 
+    A folder is taken for one of Hugging Face's: safetensors files, and others beside them.
+
     Raises
     ------
     InvalidArgument
@@ -179,9 +212,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        raise InvalidArgument(
-            f"{path}: is a folder; name one checkpoint file ({_suffixes()}) inside it"
-        )
+        from espalier.interop.folder import FolderCheckpoint
+
+        return FolderCheckpoint(path)
     if not path.exists():
         raise InvalidArgument(f"{path}: no such file")
     with path.open("rb") as file:
@@ -222,7 +255,7 @@ def save_checkpoint(path: str | os.PathLike[str], content: Content, *, force: bo
     Parameters
     ----------
     path : path
-        Ends in the suffix of a known format.
+        Ends in the suffix of a known format; or a folder, where ``content`` came from one.
     content : Content
     force : bool, default False
         Replace a file that exists.
@@ -232,6 +265,11 @@ def save_checkpoint(path: str | os.PathLike[str], content: Content, *, force: bo
     InvalidArgument
         If the suffix is unknown, the file exists, or the format cannot hold a tensor.
     """
+    if _by_suffix(Path(path)) is None and content.original.get("format") == FOLDER:
+        from espalier.interop.folder import write_folder
+
+        write_folder(path, content, force=force)
+        return
     chosen = writer_for(path)
     try:
         chosen.check(content)

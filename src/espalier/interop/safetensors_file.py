@@ -44,42 +44,73 @@ DTYPES: Mapping[str, str] = {
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Of one tensor, what the header says; ``begin`` and ``end`` count from behind the header."""
+
+    code: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that has been checked: its entries by name, in its order, leave no hole.
+
+    ``raw`` are its bytes with the eight of its length, behind which the tensors begin.
+    """
+
+    raw: bytes
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return max((entry.end for entry in self.entries.values()), default=0)
+
+
 class SafetensorsCheckpoint(Checkpoint):
     """An open safetensors file: the header is in memory, tensors are read when asked for."""
 
     def __init__(self, path: Path) -> None:
-        header, base = _read_header(path)
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-            raise CorruptFile(f"{path}: __metadata__ is not a mapping of strings")
-        infos, skipped, spans = {}, {}, {}
-        for name, entry in header.items():
-            code, shape, begin, end = _parse_entry(path, name, entry)
-            spans[name] = (begin, end)
-            if code not in DTYPES:
-                skipped[name] = f"dtype {code} is not supported"
+        self.header = read_header(path)
+        infos, skipped = {}, {}
+        for name, entry in self.header.entries.items():
+            if entry.code not in DTYPES:
+                skipped[name] = f"dtype {entry.code} is not supported"
                 continue
-            infos[name] = TensorInfo(name, shape, DTYPES[code])
-            if end - begin != infos[name].nbytes:
+            infos[name] = TensorInfo(name, entry.shape, DTYPES[entry.code])
+            if entry.nbytes != infos[name].nbytes:
                 raise CorruptFile(
-                    f"{path}: tensor {name!r} has {end - begin} bytes, but its shape "
-                    f"{list(shape)} of {code} needs {infos[name].nbytes}"
+                    f"{path}: tensor {name!r} has {entry.nbytes} bytes, but its shape "
+                    f"{list(entry.shape)} of {entry.code} needs {infos[name].nbytes}"
                 )
-        _check_spans(path, spans, path.stat().st_size - base)
-        super().__init__(path, infos, skipped=skipped, metadata=metadata)
-        self._offsets = {name: base + begin for name, (begin, _) in spans.items()}
+        super().__init__(path, infos, skipped=skipped, metadata=self.header.metadata)
+
+    def raw(self, name: str) -> Array:
+        """The bytes of a tensor of any dtype, those too that are skipped."""
+        return self._read(name, np.dtype(np.uint8), self.header.entries[name].nbytes)
 
     def _load(self, info: TensorInfo) -> Array:
-        dtype = storage_dtype(info.dtype)
-        offset = self._offsets[info.name]
-        flat = np.fromfile(self.path, dtype, info.size, offset=offset)
-        if flat.size != info.size:
-            raise TruncatedFile(f"{self.path}: ends inside tensor {info.name!r}")
-        return flat.reshape(info.shape)
+        return self._read(info.name, storage_dtype(info.dtype), info.size).reshape(info.shape)
+
+    def _read(self, name: str, dtype: np.dtype[Any], n: int) -> Array:
+        offset = len(self.header.raw) + self.header.entries[name].begin
+        flat = np.fromfile(self.path, dtype, n, offset=offset)
+        if flat.size != n:
+            raise TruncatedFile(f"{self.path}: ends inside tensor {name!r}")
+        return flat
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header as JSON, and where the tensors' bytes begin."""
+def read_header(path: Path) -> Header:
+    """The header of a file, checked against the file's length."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -92,14 +123,28 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise TruncatedFile(
                 f"{path}: ends inside its header ({size} bytes, the header needs {8 + length})"
             )
-        raw = file.read(length)
+        raw = prefix + file.read(length)
+    return parse_header(raw, path, size - len(raw))
+
+
+def parse_header(raw: bytes, path: Path, available: int | None = None) -> Header:
+    """Check a header, given with the eight bytes of its length.
+
+    ``available``: how many bytes of tensors there are; by default as many as it says.
+    """
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        header = json.loads(raw[8:].decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise CorruptFile(f"{path}: the safetensors header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise CorruptFile(f"{path}: the safetensors header is not a JSON object")
-    return header, 8 + length
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CorruptFile(f"{path}: __metadata__ is not a mapping of strings")
+    entries = {name: _parse_entry(path, name, entry) for name, entry in header.items()}
+    parsed = Header(raw, entries, metadata)
+    _check_spans(path, entries, parsed.nbytes if available is None else available)
+    return parsed
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,7 +154,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _parse_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _parse_entry(path: Path, name: str, entry: Any) -> Entry:
     def natural(value: Any) -> bool:
         return type(value) is int and 0 <= value < 2**63
 
@@ -123,24 +168,30 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
         raise wrong
     if offsets[0] > offsets[1] or count(tuple(shape)) >= 2**63:
         raise wrong
-    return code, tuple(shape), offsets[0], offsets[1]
+    return Entry(code, tuple(shape), offsets[0], offsets[1])
 
 
-def _check_spans(path: Path, spans: Mapping[str, tuple[int, int]], available: int) -> None:
+def _check_spans(path: Path, entries: Mapping[str, Entry], available: int) -> None:
     """The tensors must cover the rest of the file: no hole, no overlap, nothing behind."""
     at = 0
-    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
-        if begin != at:
-            what = "overlaps the one before it" if begin < at else "leaves a hole before it"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != at:
+            what = "overlaps the one before it" if entry.begin < at else "leaves a hole before it"
             raise CorruptFile(f"{path}: tensor {name!r} {what}")
-        if end > available:
+        if entry.end > available:
             raise TruncatedFile(
                 f"{path}: ends inside tensor {name!r} ({available} bytes of tensors, "
-                f"{end} are needed)"
+                f"{entry.end} are needed)"
             )
-        at = end
+        at = entry.end
     if at != available:
         raise CorruptFile(f"{path}: {available - at} bytes follow the last tensor")
+
+
+def write_array(file: BinaryIO, array: Array, dtype: str) -> None:
+    """Write the bytes of an array, little-endian, in the storage dtype of ``dtype``."""
+    array = np.ascontiguousarray(array, storage_dtype(dtype))
+    file.write(array.reshape(-1).view(np.uint8).data)
 
 
 @FORMATS.register("safetensors")
@@ -187,6 +238,6 @@ class Safetensors(Format):
         raw += b" " * (-len(raw) % 8)
         file.write(len(raw).to_bytes(8, "little"))
         file.write(raw)
-        for info, name in placed:
-            array = np.ascontiguousarray(content.load(name), storage_dtype(info.dtype))
-            file.write(array.reshape(-1).view(np.uint8).data)
+        arrays = content.arrays(name for _, name in placed)
+        for (info, _), array in zip(placed, arrays, strict=True):
+            write_array(file, array, info.dtype)
