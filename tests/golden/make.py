@@ -115,6 +115,42 @@ def coded():
     return CompressedModel(tensors)
 
 
+def neighbourhoods():
+    """What decisions by neighbours depend on: shapes, levels, dtypes, signs."""
+    row = np.arange(2592) // 108  # filters of different density, and with values of different size
+    kept = np.flatnonzero(noise(2592, 2) % 6 < noise(24, 1)[row] % 5)
+    small = row[kept] % 3 > 0
+    rank = np.where(small, 20 + bowl(kept.size, 4, 3), bowl(kept.size, 40, 13))
+    unsorted = (noise(40, 3) / 3e4 - 1).astype("<f4")
+    codes = np.argsort(unsorted, kind="stable")[rank].astype("u1")
+    channel = np.arange(800) // 5 % 8
+    wave = np.where(channel < 3, bowl(800, 16, 8), 7 + noise(800, 5) % 2).astype("u1")
+    line = np.flatnonzero(noise(2000, 6) % 3 == 0)
+    tensors = {
+        "conv": SparseCodebook((24, 12, 3, 3), "float32", kept, codes, unsorted),
+        "linear": sparse(1500, 0.3, 16, 4, (30, 50)),
+        "line": SparseCodebook(
+            (2000,),
+            "int8",
+            line,
+            bowl(line.size, 8, 7).astype("u1"),
+            np.array([3, -1, 0, -128, 127, 2, -2, 9], "i1"),
+        ),
+        "dense": Codebook((20, 8, 5), "float16", wave, levels(16).astype("<f2")),
+        "halves": Codebook(
+            (9, 9), "uint8", bowl(81, 4, 9).astype("u1"), np.array([7, 3, 5, 200], "u1")
+        ),
+        "plane": Codebook(
+            (10, 30),
+            "complex64",
+            bowl(300, 4, 11).astype("u1"),
+            np.array([1 + 2j, -1, 3j, 0], "<c8"),
+        ),
+        "planes": Dense((500,), "float32", (bowl(500, 4096, 4) / 9e3).astype("<f4")),
+    }
+    return CompressedModel(tensors)
+
+
 def files():
     """Name of each file, the model in it and the coder."""
     return {
@@ -123,6 +159,8 @@ def files():
         "dtypes-v1": (dtypes(), "huffman"),
         "shapes-v1": (shapes(), "huffman"),
         "rans-v1": (coded(), "rans"),
+        "context-v1": (coded(), "context"),
+        "neighbours-v1": (neighbourhoods(), "context"),
         "nothing-v1": (CompressedModel({}), "huffman"),
     }
 

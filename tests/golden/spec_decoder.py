@@ -210,12 +210,231 @@ def rans(cursor, n):
     return symbols
 
 
+class Counter:
+    """Section 4.4."""
+
+    def __init__(self):
+        self.q, self.m = 1 << 15, 0
+
+    def learn(self, b):
+        self.q += ((b << 16) - self.q) * (65536 // (self.m + 2)) >> 16
+        self.q = min(max(self.q, 32), 65536 - 32)
+        self.m = min(self.m + 1, 1023)
+
+
+class Decisions:
+    """Section 4.4."""
+
+    def __init__(self, data):
+        assert len(data) % 4 == 0
+        self.digits, self.at = struct.unpack(f">{len(data) // 4}I", data), 0
+        self.v, self.range = 0, 2**64 - 1
+        self.shift()
+        self.shift()
+
+    def shift(self):
+        more = self.at < len(self.digits)
+        self.v = self.v << 32 | (self.digits[self.at] if more else 0)
+        self.at += 1
+
+    def take(self, p):
+        t = (self.range >> 16) * p
+        one = self.v < t
+        if one:
+            self.range = t
+        else:
+            self.v -= t
+            self.range -= t
+        if self.range < 2**32:
+            self.range <<= 32
+            self.shift()
+        return int(one)
+
+    def end(self):
+        assert self.at == len(self.digits) + 1
+        last = self.digits[-1] << 32
+        low = (last - self.v) % 2**64
+        assert (low + -low % 2**32) % 2**64 == last
+
+
+def logistic():
+    factorials = [1, 1, 2, 6, 24, 120, 720, 5040, 40320]
+    factor = sum(2**60 // (f * 256**i) for i, f in enumerate(factorials))
+    table, e = {}, 2**60
+    for k in range(2048):
+        table[k] = 2**16 * e // (2**60 + e)
+        table[-k] = 2**16 - table[k]
+        e = e * factor >> 60
+    table[0] = 2**15
+    squash = {k: min(max(v, 32), 2**16 - 32) for k, v in table.items()}
+    stretch, k = [], -2047
+    for i in range(4096):
+        while k < 2047 and table[k] < 16 * i + 8:
+            k += 1
+        stretch.append(k)
+    return squash, stretch
+
+
+SQUASH, STRETCH = logistic()
+
+
+class Mixed:
+    """Section 3.4: decisions with seven contexts each."""
+
+    def __init__(self, data):
+        self.decisions, self.counters, self.weights = Decisions(data), {}, {}
+
+    def take(self, contexts, which=0):
+        w = self.weights.setdefault(which, [14000] * 7)
+        counters = [self.counters.setdefault((j, c), Counter()) for j, c in enumerate(contexts)]
+        s = [STRETCH[counter.q >> 4] for counter in counters]
+        d = sum(a * b for a, b in zip(w, s, strict=True)) >> 16
+        p = SQUASH[min(max(d, -2047), 2047)]
+        bit = self.decisions.take(p)
+        e = 6 * ((bit << 16) - p)
+        for j in range(7):
+            w[j] += (s[j] * e + 2**17) >> 18
+            counters[j].learn(bit)
+        return bit
+
+
+def share(a, n, m):
+    return (2 * a + 1) * m // (2 * n + 2)
+
+
+def rows_columns_places(shape):
+    elements = 1
+    for d in shape:
+        elements *= d
+    if len(shape) < 2:
+        return 1, elements, 1
+    columns = elements // shape[0]
+    return shape[0], columns, columns // shape[1]
+
+
+def kept_of(body, shape):
+    rows, columns, places = rows_columns_places(shape)
+    mixed, kept = Mixed(body), set()
+    for r in range(rows):
+        h = 0
+        for c in range(columns):
+            k, start = c % places, c - c % places
+            small = min(k, 31)
+            in_row = sum((r, i) in kept for i in range(c))
+            in_column = sum((i, c) in kept for i in range(r))
+            in_channel = sum((i, start + j) in kept for i in range(r) for j in range(places))
+            g = min(15, sum((r, i) in kept for i in range(start, c)))
+            a = share(in_row, c, 24)
+            b = share(in_column, r, 12)
+            d = share(in_channel, r * places, 12)
+            u1, u2, v = (r - 1, c) in kept, (r - 2, c) in kept, (r - 1, c + 1) in kept
+            before = (r, c - places) in kept
+            contexts = [
+                (b, small),
+                (a, h % 8),
+                h,
+                (d, a),
+                (u2, u1, v, h % 2, before, small),
+                (g, small, d),
+                (a, b, g),
+            ]
+            bit = mixed.take(contexts)
+            h = (2 * h + bit) % 1024
+            if bit:
+                kept.add((r, c))
+    mixed.decisions.end()
+    return sorted(r * columns + c for r, c in kept)
+
+
+def ordered(items, dtype):
+    """Codes in the order of ranks, and the number of items with the sign bit set."""
+    if dtype in COMPLEX:
+        return list(range(len(items))), 0
+    words = [int.from_bytes(item, "little") for item in items]
+    top = 1 << (8 * DTYPE_BYTES[dtype] - 1)
+    negative = sum(w >= top for w in words)
+    if dtype in {7, 8, 9, 10}:
+        keys = [w - 2 * top if w >= top else w for w in words]
+    elif dtype in {1, 2, 3, 4, 5, 6}:
+        keys = [top - 1 - w if w >= top else w for w in words]
+    else:
+        keys, negative = words, 0
+    return sorted(range(len(items)), key=lambda i: (keys[i], i)), negative
+
+
+def codes_of(body, shape, positions, items, dtype):
+    rows, columns, places = rows_columns_places(shape)
+    order, zero = ordered(items, dtype)
+    width = ceil_log2(len(items))
+    kept = set(range(rows * columns)) if positions is None else set(positions)
+    mixed, codes, last, above = Mixed(body), [], zero, {}
+    n, m = 2 ** max(width, 3), 8
+    xs, ys = {}, {}
+    for r in range(rows):
+        x, y = 8 * n // m, 8
+        in_row = sum(r * columns + c in kept for c in range(columns))
+        for c in range(columns):
+            if r * columns + c not in kept:
+                continue
+            k, channel = c % places, c // places
+            beside = k > 0 and r * columns + c - 1 in kept
+            if places == 1:
+                seventh = 1
+            else:
+                seventh = 16 * last // 2**width if beside else 16
+            near = xs.get(channel, 0) + 4 * n // m
+            contexts = [
+                0,
+                min(31, 2**7 * x // (2**width * y)),
+                min(31, 2**7 * near // (2**width * (ys.get(channel, 0) + 4))),
+                abs(last - zero).bit_length(),
+                16 * above[c] // 2**width if c in above else 16,
+                share(in_row, columns, 16),
+                seventh,
+            ]
+            node = 1
+            for i in reversed(range(width)):
+                node = 2 * node + mixed.take([(context, node) for context in contexts], i)
+            rank = node - 2**width
+            codes.append(order[rank])
+            size = abs(rank - zero)
+            n, m, x, y = n + size, m + 1, x + size, y + 1
+            xs[channel] = xs.get(channel, 0) + size
+            ys[channel] = ys.get(channel, 0) + 1
+            if m == 2**16:
+                n, m = n // 2, m // 2
+            last = above[c] = rank
+    mixed.decisions.end()
+    return codes
+
+
+def adaptive(data, n, alphabet):
+    """Section 4.4."""
+    width = ceil_log2(alphabet)
+    if not width:
+        assert not data
+        return [0] * n
+    decisions, counters, symbols = Decisions(data), {}, []
+    for _ in range(n):
+        node = 1
+        for _ in range(width):
+            counter = counters.setdefault(node, Counter())
+            bit = decisions.take(counter.q)
+            counter.learn(bit)
+            node = 2 * node + bit
+        symbols.append(node - 2**width)
+    decisions.end()
+    return symbols
+
+
 def symbols_of(coder, cursor, n, alphabet):
     """Section 4."""
     if coder == 2:
         return huffman(cursor, n)
     if coder == 3:
         return rans(cursor, n)
+    if coder == 4:
+        return adaptive(cursor.rest(), n, alphabet)
     assert coder == 1
     bits = Bits(cursor.rest())
     symbols = [bits.take(ceil_log2(alphabet)) for _ in range(n)]
@@ -291,14 +510,20 @@ def values_of(method, body, n, dtype):
     return [b"".join(words[i : i + parts]) for i in range(0, count, parts)]
 
 
-def tensor_of(entry, chunk):
+def tensor_of(entry, chunk, shape):
     """Sections 2.2 and 3: the dense tensor as bytes."""
     kind, dtype, elements, kept, levels, streams = entry
-    parts, at = {}, 0
+    parts, bodies, at = {}, {}, 0
     for name, (method, length) in zip(STREAMS[kind], streams, strict=True):
-        body = chunk[at : at + length]
+        bodies[name] = method, chunk[at : at + length]
         at += length
-        if name == "positions":
+    for name in sorted(bodies, key="codes".__eq__):  # codes last
+        method, body = bodies[name]
+        if name == "positions" and method == 0x34:
+            parts[name] = kept_of(body, shape)
+        elif name == "codes" and method == 0x14:
+            parts[name] = codes_of(body, shape, parts.get("positions"), parts["codebook"], dtype)
+        elif name == "positions":
             parts[name] = positions_of(method, body, kept, elements) if kept else []
         elif name == "codes":
             parts[name] = symbols_of(method % 16, Bytes(body), kept, levels) if kept else []
@@ -363,7 +588,7 @@ def read(data):
         chunk = data[offset : offset + size]
         offset += size
         assert zlib.crc32(chunk) == crc
-        tensors[name] = shape, tensor_of(entry, chunk)
+        tensors[name] = shape, tensor_of(entry, chunk, shape)
         order.append(name)
     assert offset == len(data) - 12 - length
     while cursor.at < len(directory):

@@ -17,9 +17,11 @@ _spec.loader.exec_module(spec_decoder)
 
 # SHA-256 of each file, so that none is replaced unseen; a missing one fails.
 GOLDEN = {
+    "context-v1": "7674b8f6d2ef74a47c364207b6c163562f6432031ef22f2a812fcd15df4839b4",
     "dtypes-v1": "059a9031bbf7d1b4a5fc3fa1df29a7f437f89351b3cbcc05ece0ad2ded150a3f",
     "lenet-fixed-v1": "b8b218c3119c34474946d87022c483bfeccf5cffc6bf05991ccd668bc68c6668",
     "lenet-huffman-v1": "2b3dd3f248a8e040d9b27247300289e22685366483f35418fd4999bcb2a93789",
+    "neighbours-v1": "c10b5b9ac2f6749cc826efde3e80dbf55b89debac98756a000012d583fdf1bda",
     "nothing-v1": "1f94fd34eec5afa52d7caea8654bbbff2357e26fc7cbf3f908ad726f4c21d5d1",
     "rans-v1": "9f3df2560dc63114fd0361a967a57f92c63a4937f95ad76a483213f594ef0059",
     "shapes-v1": "29de4c403bd89650bd58b49454bfc14eaa924a059f475ad435dab7203e2011bb",

@@ -10,8 +10,8 @@ import espalier
 from espalier.container import Reader, write
 from espalier.entropy import CODERS
 from espalier.entropy.choice import EFFORTS, coders_for
+from espalier.entropy.codes import encode_codes
 from espalier.entropy.positions import encode_positions
-from espalier.entropy.stream import encode_codes
 from espalier.entropy.values import encode_values
 from espalier.errors import InvalidArgument, UnknownMethod
 from espalier.state import CompressedModel, Dense, SparseCodebook
@@ -28,7 +28,7 @@ def test_a_name_is_that_coder_alone():
     with pytest.raises(UnknownMethod, match="known are"):
         coders_for("zip")
     with pytest.raises(
-        InvalidArgument, match="no effort is called 'slow'; known are fast, default"
+        InvalidArgument, match="no effort is called 'slow'; known are fast, default, max"
     ):
         coders_for("auto", "slow")
 

@@ -22,7 +22,9 @@ Coder = Annotated[
         help="Entropy coder: auto (the smallest for each stream), huffman, rans or fixed.",
     ),
 ]
-Effort = Annotated[str, typer.Option(metavar="LEVEL", help="What auto tries: fast or default.")]
+Effort = Annotated[
+    str, typer.Option(metavar="LEVEL", help="What auto tries: fast, default or max.")
+]
 Jobs = Annotated[
     int | None,
     typer.Option(

@@ -14,9 +14,11 @@ from espalier.container import layout
 from espalier.container.layout import Entry
 from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
 from espalier.entropy.coder import coder_by_id
+from espalier.entropy.codes import decode_codes
 from espalier.entropy.histogram import Histogram
+from espalier.entropy.neighbours import Around
 from espalier.entropy.positions import FREE, decode_positions, gap_histogram
-from espalier.entropy.stream import RAW, decode_codes, split_method
+from espalier.entropy.stream import RAW, split_method
 from espalier.entropy.values import decode_values
 from espalier.errors import (
     CorruptFile,
@@ -233,20 +235,26 @@ def decode_tensor(entry: Entry, chunk: bytes) -> tuple[CompressedTensor, dict[st
     """The tensor of a chunk whose checksum is right, and the table bytes of each stream."""
     storage = storage_dtype(entry.dtype)
     view = memoryview(chunk)
-    parts: dict[str, Any] = {}
-    tables: dict[str, int] = {}
+    bodies: dict[str, tuple[int, memoryview]] = {}
     at = 0
     for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
-        body = view[at : at + stream.length]
+        bodies[name] = stream.method, view[at : at + stream.length]
         at += stream.length
+    parts: dict[str, Any] = {}
+    tables: dict[str, int] = {}
+    # Codes last: they may be coded by positions and codebook.
+    for name in sorted(bodies, key="codes".__eq__):
+        method, body = bodies[name]
         n = entry.levels if name == "codebook" else entry.stored
         try:
             if name == "positions":
-                found = decode_positions(stream.method, body, n, entry.elements)
+                found = decode_positions(method, body, n, entry.elements, entry.shape)
             elif name == "codes":
-                found = decode_codes(stream.method, body, n, entry.levels)
+                shape, kept = entry.shape, parts.get("positions")
+                around = Around(shape, kept, parts["codebook"], entry.dtype)
+                found = decode_codes(method, body, n, entry.levels, around)
             else:
-                found = decode_values(stream.method, body, n, entry.dtype, storage)
+                found = decode_values(method, body, n, entry.dtype, storage)
         except FormatError as error:
             raise type(error)(f"{name}: {error}") from None
         parts[name], tables[name] = found

@@ -16,8 +16,10 @@ from espalier.container.layout import Entry, StreamEntry
 from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
 from espalier.entropy.choice import AUTO, Coders, coders_for
 from espalier.entropy.coder import EntropyCoder
+from espalier.entropy.codes import encode_codes
+from espalier.entropy.neighbours import Around
 from espalier.entropy.positions import encode_positions
-from espalier.entropy.stream import Stream, encode_codes
+from espalier.entropy.stream import Stream
 from espalier.entropy.values import encode_values
 from espalier.errors import InvalidArgument
 from espalier.state import (
@@ -50,7 +52,9 @@ def encode_tensor(
         levels = int(tensor.codebook.size)
         if levels > layout.MAX_LEVELS:
             raise InvalidArgument(f"a codebook of {levels} levels; 65536 is the limit")
-        put("codes", *encode_codes(tensor.codes, levels, coders))
+        positions = tensor.positions if isinstance(tensor, SparseCodebook) else None
+        around = Around(tensor.shape, positions, tensor.codebook, tensor.dtype)
+        put("codes", *encode_codes(tensor.codes, levels, coders, around))
         put("codebook", encode_values(tensor.codebook, tensor.dtype, coders))
         kind = "codebook"
     elif isinstance(tensor, Dense | Sparse):
@@ -61,7 +65,8 @@ def encode_tensor(
         raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
     if isinstance(tensor, Sparse | SparseCodebook):
         beside = sum(len(stream.body) for stream in streams.values())
-        put("positions", *encode_positions(tensor.positions, tensor.size, coders, beside))
+        positions, shape = tensor.positions, tensor.shape
+        put("positions", *encode_positions(positions, tensor.size, coders, beside, shape))
         kind = "sparse codebook" if kind == "codebook" else "sparse"
     return kind, levels, streams, measured
 
@@ -88,7 +93,8 @@ class Writer:
         ``"huffman"`` or ``"fixed"``: the paper's P+Q+H and P+Q. Each stream falls back to fixed
         width where that is smaller; its row in the ledger says so.
     effort : str
-        With ``"auto"``: ``"fast"`` tries Huffman, ``"default"`` rANS too.
+        With ``"auto"``: ``"fast"`` tries Huffman, ``"default"`` rANS too, ``"max"`` also adaptive
+        coding by neighbours, which is some hundred times slower both ways.
     force : bool
         Overwrite an existing file.
 

@@ -14,6 +14,7 @@ AUTO = "auto"
 EFFORTS: dict[str, tuple[str, ...]] = {
     "fast": ("huffman",),
     "default": ("huffman", "rans"),
+    "max": ("huffman", "rans", "context"),
 }
 """What ``"auto"`` tries beside fixed width, by effort."""
 

@@ -97,5 +97,5 @@ def coder_by_id(number: int) -> EntropyCoder[Any]:
     for cls in CODERS:
         if cls.id == number:
             return cls()
-    known = ", ".join(f"{cls.id} {cls.name}" for cls in CODERS)
+    known = ", ".join(f"{cls.id} {cls.name}" for cls in sorted(CODERS, key=lambda cls: cls.id))
     raise CorruptFile(f"coder id {number} is not known; known are {known}")

@@ -11,6 +11,8 @@ tensor's start for the first): so many zeros stand between. Three layouts:
 ``BITMAP``
     no gaps: one bit for each element, eight to an entropy-coded symbol. Where most weights stay, a
     gap holds less than the one bit that a Huffman code word takes at least; eight bits do not.
+
+A fourth, which needs the shape of the tensor, is in :mod:`espalier.entropy.neighbours`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.entropy import neighbours
 from espalier.entropy.choice import Coders, as_coders
 from espalier.entropy.coder import CODERS, EntropyCoder
 from espalier.entropy.cursor import Cursor, varint
@@ -137,7 +140,11 @@ def _encode_bitmap(positions: Array, size: int, coders: Coders) -> Stream:
 
 
 def encode_positions(
-    positions: Array, size: int, coders: Coders, beside: int = 0
+    positions: Array,
+    size: int,
+    coders: Coders,
+    beside: int = 0,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[Stream, Histogram]:
     """Write positions the smallest way.
 
@@ -154,6 +161,9 @@ def encode_positions(
         4096 + 8 * (bytes of all streams) positions, so that no few bytes can ask for much memory.
         Where all gaps are equal and so are all codes, the layout is ``FILLERS``, which spends a
         bit on each.
+    shape : tuple of int, optional
+        Of the tensor. With it and the coder ``context``, positions are also coded by their
+        neighbours.
 
     Returns
     -------
@@ -169,6 +179,9 @@ def encode_positions(
         tried = [_encode_tokens(positions, gaps, coder) for coder in entropy]
         if positions.size * _BITMAP_FROM >= size:
             tried.append(_encode_bitmap(positions, size, entropy))
+        if shape is not None and CODERS.get("context").id in {coder.id for coder in entropy}:
+            kept = neighbours.encode_kept(positions, shape)
+            tried += [] if kept is None else [kept]
         free = positions.size - FREE
         streams += [stream for stream in tried if free <= 8 * (beside + len(stream.body))]
     return smallest(streams), gaps
@@ -207,7 +220,9 @@ def _decode_bitmap(cursor: Cursor, number: int, n: int, size: int) -> tuple[Arra
     return positions, bitpack.RANGE if positions[-1] >= size else bitpack.OK, table_bytes
 
 
-def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[Array, int]:
+def decode_positions(
+    method: int, body: memoryview, n: int, size: int, shape: tuple[int, ...] | None = None
+) -> tuple[Array, int]:
     """Read ``n`` positions below ``size`` (int64), and the bytes of tables and parameters.
 
     The caller has bounded ``n``: an int64 array of that many is made.
@@ -216,6 +231,8 @@ def decode_positions(method: int, body: memoryview, n: int, size: int) -> tuple[
         read_empty(method, body)
         return np.zeros(0, np.int64), 0
     layout, number = split_method(method)
+    if layout == neighbours.KEPT and number == CODERS.get("context").id and shape is not None:
+        return neighbours.decode_kept(body, n, shape), 0
     cursor = Cursor(body)
     if layout == FILLERS and number == CODERS.get("fixed").id:
         positions, status, tables = _decode_fillers(cursor, n, size)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.choice import Coders, as_coders
-from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
+from espalier.entropy.coder import EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor
-from espalier.entropy.histogram import Histogram
 from espalier.errors import CorruptFile
 
 Array = NDArray[Any]
@@ -110,30 +108,3 @@ def read_empty(method: int, body: memoryview) -> None:
     """Check the stream of no symbols."""
     if method or len(body):
         raise CorruptFile(f"{len(body)} bytes by method {method:#04x} for no symbols at all")
-
-
-def encode_codes(codes: Array, levels: int, coders: Coders) -> tuple[Stream, Histogram]:
-    """Write the codes of shared weights, each below ``levels``, the smallest way.
-
-    Fixed width is always tried: its size is known beforehand.
-    """
-    histogram = Histogram.of(codes)
-    if not codes.size:
-        return EMPTY, histogram
-    tried = as_coders(coders, CODERS.make("fixed"))
-    # Equal sizes: fixed width, which decodes fastest.
-    tried.sort(key=lambda coder: coder.id)
-    return encode_symbols(codes, histogram.dense(levels), tried), histogram
-
-
-def decode_codes(method: int, body: memoryview, n: int, levels: int) -> tuple[Array, int]:
-    """Read ``n`` codes below ``levels``: the codes (uint8 or uint16), and the table's bytes."""
-    if not n:
-        read_empty(method, body)
-        return np.zeros(0, np.uint8 if levels <= 256 else np.uint16), 0
-    layout, number = split_method(method)
-    if layout:
-        raise CorruptFile(f"layout {layout} of codes is not known; known is 0")
-    if not levels:
-        raise CorruptFile(f"{n} codes into a codebook of no levels")
-    return decode_symbols(Cursor(body), number, n, levels)
