@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from espalier.errors import InvalidArgument
-from espalier.targets import Target, find_targets
+from espalier.targets import Target, find_targets, unwrap
 
 PRUNED = 0
 """The code of a pruned weight; the code of centroid i is i + 1."""
@@ -232,7 +232,8 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
     model : nn.Module
         Built as the original was; changed in place.
     state_dict : dict
-        What ``state_dict()`` of a pruned or shared model gave.
+        What ``state_dict()`` of a pruned or shared model gave; of the plain module, not of one
+        that is wrapped for distributed training.
     strict : bool
         As in ``Module.load_state_dict``.
 
@@ -273,7 +274,7 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
         held = [wanted[name] for name in target.names if name in wanted]
         if held and current(target) is None:
             _attach_one(target, held[0])
-    model.load_state_dict(state_dict, strict=strict)
+    unwrap(model).load_state_dict(state_dict, strict=strict)
     return model
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from espalier.errors import InvalidArgument
@@ -107,6 +108,8 @@ def _kind(module: nn.Module, attribute: str) -> str:
             return "conv"
         case nn.MultiheadAttention() if attribute.endswith("proj_weight"):
             return "linear"
+        case nn.RNNBase() | nn.RNNCellBase() if attribute.startswith("weight"):
+            return "linear"
     return "other"
 
 
@@ -115,7 +118,9 @@ def _obstacle(module: nn.Module, attribute: str, parameter: nn.Parameter | None)
         return "its parametrization has several parameters, as weight_norm's has"
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         return "it is not initialised yet: run one batch through the model first"
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+    if parameter.is_meta:
+        return "it is on the meta device, where it has no values"
+    if isinstance(module, nn.RNNBase):
         return f"{type(module).__name__} keeps its weights in a flat list of its own"
     if not parameter.is_floating_point():
         return f"it is {str(parameter.dtype).removeprefix('torch.')}, not floating point"
@@ -140,8 +145,26 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Para
                 yield prefix + attribute, module, attribute, getattr(held, "original", None)
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module under ``torch.compile`` and (Distributed)DataParallel.
+
+    Names are those of the plain module everywhere, so that a file that a wrapped model wrote loads
+    into one that is not.
+    """
+    while True:
+        # By name, since importing the class would load the whole compiler.
+        compiled = model._modules.get("_orig_mod")
+        if compiled is not None:
+            model = compiled
+        elif isinstance(model, nn.DataParallel | DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
 def find_targets(model: nn.Module) -> list[Target]:
     """All parameters of ``model``, in the order of its ``state_dict``, tied ones once."""
+    model = unwrap(model)
     groups: dict[int, list[tuple[str, nn.Module, str, nn.Parameter | None]]] = {}
     for name, module, attribute, parameter in _parameters(model):
         key = id(parameter) if parameter is not None else id(module)
@@ -223,4 +246,4 @@ def refuse_nonfinite(target: Target, values: Tensor) -> None:
         raise InvalidArgument(f"{target.name} holds {bad} values that are NaN or infinite")
 
 
-__all__ = ["Site", "Skipped", "Target", "find_targets", "refuse_nonfinite", "select"]
+__all__ = ["Site", "Skipped", "Target", "find_targets", "refuse_nonfinite", "select", "unwrap"]

@@ -33,7 +33,7 @@ from espalier.state import (
     SparseCodebook,
     storage_dtype,
 )
-from espalier.targets import Target, find_targets, refuse_nonfinite
+from espalier.targets import Target, find_targets, refuse_nonfinite, unwrap
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -132,6 +132,7 @@ def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> C
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The ``state_dict`` that ``model`` would have, in its order, without parametrizations."""
+    model = unwrap(model)
     plain: dict[str, dict[str, Tensor]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for key, value in model.state_dict(keep_vars=True).items():
@@ -176,7 +177,7 @@ def save(
         ``"auto"``: the smallest for each stream. ``"huffman"``: canonical Huffman (Han et al.
         2016, section 4). ``"fixed"``: fixed width, the paper's stage before Huffman coding.
     effort : str
-        With ``"auto"``: ``"fast"`` or ``"default"``.
+        With ``"auto"``: ``"fast"``, ``"default"`` or ``"max"`` (smallest, slow both ways).
     metadata : mapping, optional
         JSON values to travel with the weights.
     force : bool
@@ -242,7 +243,7 @@ def load(
         return state
     _check_fit(into, state, strict)
     finalize(into)
-    into.load_state_dict(state, strict=strict)
+    unwrap(into).load_state_dict(state, strict=strict)
     if trainable:
         for target in find_targets(into):
             if target.name in tensors and not target.obstacle:

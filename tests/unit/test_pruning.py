@@ -273,3 +273,22 @@ def test_pruning_after_sharing_keeps_both():
     espalier.prune(model, density=0.25)
     assert int(model.weight.count_nonzero()) == 16
     assert model.weight.unique().numel() <= 5
+
+
+def test_recurrent_cells_are_pruned_and_recurrent_layers_are_listed():
+    model = nn.ModuleList([nn.GRUCell(4, 4), nn.LSTM(4, 4)])
+    report = espalier.prune(model, density=0.5)
+    assert [layer.name for layer in report.layers] == ["0.weight_ih", "0.weight_hh"]
+    assert [s.name for s in report.skipped] == ["1.weight_ih_l0", "1.weight_hh_l0"]
+    assert "flat list" in report.skipped[0].reason
+    assert model[0](torch.randn(2, 4)).shape == (2, 4)
+    assert int(model[0].weight_ih.count_nonzero()) == 24
+
+
+def test_weights_without_values_are_listed():
+    model = nn.Sequential(nn.Linear(4, 4, device="meta"), nn.LazyLinear(4), nn.Linear(4, 4))
+    report = espalier.prune(model, density=0.5)
+    assert [s.reason.split(":")[0] for s in report.skipped] == [
+        "it is on the meta device, where it has no values",
+        "it is not initialised yet",
+    ]

@@ -166,3 +166,22 @@ def test_metadata_travels_with_the_weights(tmp_path):
 def test_the_order_is_that_of_the_plain_state_dict(tmp_path):
     espalier.save(compressed(), tmp_path / "model.esp")
     assert list(espalier.load(tmp_path / "model.esp")) == list(network().state_dict())
+
+
+def test_a_wrapped_model_is_saved_under_its_plain_names(tmp_path):
+    model = compressed()
+    espalier.save(model, tmp_path / "plain.esp")
+    for name, wrapped in (
+        ("compiled", torch.compile(model, backend="eager")),
+        ("parallel", nn.DataParallel(model)),
+    ):
+        espalier.save(wrapped, tmp_path / f"{name}.esp")
+        assert (tmp_path / f"{name}.esp").read_bytes() == (tmp_path / "plain.esp").read_bytes()
+    fresh = torch.compile(network(), backend="eager")
+    espalier.load(tmp_path / "plain.esp", into=fresh, trainable=True)
+    assert torch.equal(fresh._orig_mod[3].weight, model[3].weight)
+
+
+def test_a_ledger_says_itself_in_one_line(tmp_path):
+    ledger = espalier.save(network(), tmp_path / "model.esp")
+    assert repr(ledger).startswith("Ledger(11 tensors, ")

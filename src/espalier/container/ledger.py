@@ -214,6 +214,10 @@ class Ledger:
     file_bytes: int
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        sizes = f"{self.original_bytes:,} -> {self.file_bytes:,} bytes, {self.ratio:.1f}x"
+        return f"Ledger({len(self.rows)} tensors, {sizes})"
+
     def __iter__(self) -> Iterator[TensorRow]:
         return iter(self.rows)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_bits
@@ -164,6 +165,11 @@ def share(
     >>> model.weight.unique().numel()
     16
     """
+    if isinstance(model, DistributedDataParallel):
+        raise InvalidArgument(
+            "share before wrapping the model in DistributedDataParallel: its buckets are made for "
+            "the shapes of the parameters, and a codebook has another"
+        )
     chosen, skipped = select(model, Lookup(bits, "bits", check_bits))
     for target, _ in chosen:
         refuse_nonfinite(target, target.value)
