@@ -20,6 +20,10 @@ class Surgery(Schedule):
     ``margin`` on the scores of kept weights, so that counts stay exact; masks are estimated every
     ``every`` steps, where the paper draws steps at random with falling probability.
 
+    Made for SGD, as in the paper. Adam gives the weights behind the mask steps of full size however
+    small their gradients are, so that they drift and the masks flicker: on LeNet-5 the error rose
+    to tens of percent until the masks were final.
+
     Parameters
     ----------
     steps : int
