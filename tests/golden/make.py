@@ -151,6 +151,26 @@ def neighbourhoods():
     return CompressedModel(tensors)
 
 
+def codebooks():
+    """Codebooks in order, nearly in order, and in none; of each kind of number."""
+    tensors = {}
+    for name in ["float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "int32", "uint16"]:
+        storage = STORAGE_DTYPES[name]
+        size = np.dtype(storage).itemsize
+        raw = np.unique(noise(4 * 60, 5) % 256)[: 40 * size] if size == 1 else noise(80, 6)
+        if name in ("float32", "float16"):
+            values = np.sort(raw / 3e4 - 1).astype(storage)
+            values[[3, 20, 21]] = values[[20, 21, 3]]
+        elif size == 1:
+            values = raw.astype("u1").view(storage)
+        else:
+            values = np.unique(raw.astype(f"u{size}")).view(storage)
+        values = values[np.sort(np.unique(values.view(f"u{size}"), return_index=True)[1])]
+        codes = bowl(3000, values.size // 4 * 4, 7).astype("u1")
+        tensors[name] = Codebook((3000,), name, codes, values)
+    return CompressedModel(tensors)
+
+
 def files():
     """Name of each file, the model in it and the coder."""
     return {
@@ -159,6 +179,7 @@ def files():
         "dtypes-v1": (dtypes(), "huffman"),
         "shapes-v1": (shapes(), "huffman"),
         "rans-v1": (coded(), "rans"),
+        "sorted-v1": (codebooks(), "rans"),
         "context-v1": (coded(), "context"),
         "neighbours-v1": (neighbourhoods(), "context"),
         "nothing-v1": (CompressedModel({}), "huffman"),

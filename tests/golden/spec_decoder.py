@@ -488,6 +488,18 @@ def values_of(method, body, n, dtype):
     if layout == 0:
         return [body[i : i + size] for i in range(0, n * size, size)]
     cursor = Bytes(body)
+    if layout == 3:
+        keys = positions_of(16 + coder, cursor.take(cursor.varint()), n, 2 ** (8 * size))
+        top, items, p = 1 << (8 * size - 1), [], 0
+        for move in symbols_of(coder, cursor, n, n):
+            p = (p + move) % len(keys)
+            key = keys.pop(p)
+            if dtype in FLOATS | {5, 6}:
+                key = key - top if key >= top else 2 * top - 1 - key
+            elif dtype in {7, 8, 9, 10}:
+                key = (key + top) % (2 * top)
+            items.append(key.to_bytes(size, "little"))
+        return items
     parts = 2 if dtype in COMPLEX else 1
     width, count = size // parts, n * parts
     planes = []

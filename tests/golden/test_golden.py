@@ -25,6 +25,7 @@ GOLDEN = {
     "nothing-v1": "1f94fd34eec5afa52d7caea8654bbbff2357e26fc7cbf3f908ad726f4c21d5d1",
     "rans-v1": "9f3df2560dc63114fd0361a967a57f92c63a4937f95ad76a483213f594ef0059",
     "shapes-v1": "29de4c403bd89650bd58b49454bfc14eaa924a059f475ad435dab7203e2011bb",
+    "sorted-v1": "1ed2e283df5dae805e058b9e242810248fa4ea0e1e2bf780e191294c0e4e2162",
 }
 
 

@@ -55,7 +55,7 @@ def encode_tensor(
         positions = tensor.positions if isinstance(tensor, SparseCodebook) else None
         around = Around(tensor.shape, positions, tensor.codebook, tensor.dtype)
         put("codes", *encode_codes(tensor.codes, levels, coders, around))
-        put("codebook", encode_values(tensor.codebook, tensor.dtype, coders))
+        put("codebook", encode_values(tensor.codebook, tensor.dtype, coders, True))
         kind = "codebook"
     elif isinstance(tensor, Dense | Sparse):
         levels = 0

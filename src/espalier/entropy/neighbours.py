@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS
+from espalier.entropy.keys import keys_of
 from espalier.entropy.stream import Stream
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
@@ -123,15 +124,9 @@ def _in_order(codebook: Array, dtype: str) -> tuple[Array, int]:
     """
     if dtype.startswith("complex"):
         return np.arange(codebook.size), 0
-    bits = 8 * codebook.dtype.itemsize
-    words = codebook.view(f"<u{codebook.dtype.itemsize}")
-    top = words.dtype.type(1 << (bits - 1))
-    if dtype == "bool" or dtype.startswith("uint"):
-        keys, negative = words, 0
-    else:
-        below = (words & top) != 0
-        negative = int(below.sum())
-        keys = words ^ top if dtype.startswith("int") else np.where(below, ~words, words | top)
+    keys = keys_of(codebook, dtype)
+    signed = not (dtype == "bool" or dtype.startswith("uint"))
+    negative = int((keys < 1 << (8 * keys.itemsize - 1)).sum()) if signed else 0
     return np.argsort(keys, kind="stable"), negative
 
 

@@ -124,7 +124,11 @@ def _best_split(gaps: Histogram, coder: EntropyCoder[Any]) -> tuple[int, int, Ar
     return direct, top, counts, raw_bits
 
 
-def _encode_tokens(positions: Array, gaps: Histogram, coder: EntropyCoder[Any]) -> Stream:
+def encode_tokens(
+    positions: Array, coder: EntropyCoder[Any], gaps: Histogram | None = None
+) -> Stream:
+    """Positions in the layout ``TOKENS``; ``gaps`` is their histogram, if it is known."""
+    gaps = gap_histogram(positions) if gaps is None else gaps
     direct, top, counts, raw_bits = _best_split(gaps, coder)
     tokens, raw = kernel.split_gaps(positions, direct, top, raw_bits)
     head = bytes([direct | top << 4]) + varint(raw.size)
@@ -176,7 +180,7 @@ def encode_positions(
     streams = [_encode_fillers(positions, gaps)]
     entropy = [coder for coder in as_coders(coders) if coder.id != streams[0].coder]
     if entropy:
-        tried = [_encode_tokens(positions, gaps, coder) for coder in entropy]
+        tried = [encode_tokens(positions, coder, gaps) for coder in entropy]
         if positions.size * _BITMAP_FROM >= size:
             tried.append(_encode_bitmap(positions, size, entropy))
         if shape is not None and CODERS.get("context").id in {coder.id for coder in entropy}:

@@ -1,11 +1,12 @@
 """Exact values: biases, norm statistics, codebooks, kept weights; bit for bit.
 
-Three layouts, of which the smallest is written:
+Four layouts, of which the smallest is written:
 
 ``PLAIN``     the values as they lie in memory, little-endian.
 ``PLANES``    byte planes, each stored, constant or entropy-coded. A float's bits are rotated left
               by one first, so that all of the exponent of a float32 or bfloat16 falls into a byte.
 ``CONSTANT``  one value that stands for all.
+``SORTED``    distinct values in rising order, and their order: :mod:`espalier.entropy.codebooks`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.choice import Coders, as_coders
+from espalier.entropy.codebooks import SORTED, decode_sorted, encode_sorted
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.histogram import is_constant_view
@@ -123,7 +125,7 @@ def _encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) -
     return smallest(tried)
 
 
-def encode_values(values: Array, dtype: str, coders: Coders) -> Stream:
+def encode_values(values: Array, dtype: str, coders: Coders, codebook: bool = False) -> Stream:
     """Write exact values the smallest way.
 
     Parameters
@@ -134,6 +136,8 @@ def encode_values(values: Array, dtype: str, coders: Coders) -> Stream:
         A key of :data:`espalier.state.STORAGE_DTYPES`.
     coders : EntropyCoder, or several
         Of the planes; with ``fixed`` alone the values lie plain.
+    codebook : bool
+        Whether it may pay to tell values apart from their order.
     """
     if not values.size:
         return Stream(PLAIN, RAW, b"")
@@ -147,7 +151,11 @@ def encode_values(values: Array, dtype: str, coders: Coders) -> Stream:
         return Stream(CONSTANT, RAW, first)
     entropy = [coder for coder in as_coders(coders) if coder.id != CODERS.get("fixed").id]
     if entropy:
-        stream = _encode_planes(values, dtype, entropy)
+        tried = [_encode_planes(values, dtype, entropy)]
+        if codebook:
+            ordered = [encode_sorted(values, dtype, coder) for coder in entropy]
+            tried += [stream for stream in ordered if stream is not None]
+        stream = smallest(tried)
         if len(stream.body) < values.nbytes:
             return stream
     return Stream(PLAIN, RAW, values.tobytes())
@@ -200,6 +208,8 @@ def decode_values(
         if layout == PLAIN:
             return values.view(storage).copy(), 0
         return np.broadcast_to(values.copy().view(storage), (n,)), 0
+    if layout == SORTED and number != RAW:
+        return decode_sorted(number, body, n, dtype, storage)
     if layout != PLANES:
         raise CorruptFile(f"layout {layout} of values with coder {number} is not known")
     word = _word_dtype(dtype, storage)
