@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -35,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from espalier.analysis.machine import PACKAGES, machine
 
 SEED = 0
 SCALE = 0.01
@@ -159,24 +160,6 @@ def child(name: str, n: int, k: int) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("numpy", "numba", "scikit-learn", "coremltools", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.machine(), "cores": os.cpu_count()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=4096)
@@ -212,8 +195,7 @@ def main() -> None:
         if ours:
             result["seconds_over_espalier_optimal"] = round(result["seconds"] / ours, 2)
     report = {
-        "machine": machine(),
-        "versions": versions(),
+        "machine": machine((*PACKAGES, "scikit-learn", "coremltools")),
         "seed": SEED,
         "layer": {"shape": [args.rows, args.rows], "dtype": "float32", "normal_sd": SCALE},
         "k": args.k,

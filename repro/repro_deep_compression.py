@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from machine import machine
+from espalier.analysis.machine import machine
 
 from espalier.analysis.paper import PAPER, PaperNetwork
 from espalier.analysis.tables import layer_table, markdown, stage_table
@@ -109,7 +109,11 @@ def main() -> None:
         over = summary(runs, name)
         out = HERE / "results"
         out.mkdir(exist_ok=True)
-        results = {"summary": over, "machine": machine(), "runs": runs}
+        results = {
+            "summary": over,
+            "machine": machine() | {"threads": arguments.threads},
+            "runs": runs,
+        }
         (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
         (out / f"{name}.md").write_text(report(name, runs, over, PAPER[name]))
         print(json.dumps(over, indent=1))

@@ -2,8 +2,8 @@
 
     python repro/repro_pruning.py
 
-Three seeds of the recipe ``lenet5_pruning``; writes ``repro/results/lenet5_pruning.json``. Choices were
-made on images held out of the training set; the test images decide nothing.
+Three seeds of the recipe ``lenet5_pruning``; writes ``repro/results/lenet5_pruning.json``. Choices
+were made on images held out of the training set; the test images decide nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from machine import machine
+from espalier.analysis.machine import machine
 
 from espalier.recipe import run_recipe
 from espalier.targets import find_targets
@@ -65,7 +65,7 @@ def main() -> None:
     }
     out = Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
-    results = {"summary": over, "machine": machine(), "runs": runs}
+    results = {"summary": over, "machine": machine() | {"threads": arguments.threads}, "runs": runs}
     (out / f"{NAME}.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(over, indent=1))
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from machine import machine
+from espalier.analysis.machine import machine
 from safetensors.torch import load_file
 
 from espalier.training import evaluate
