@@ -18,8 +18,8 @@ from time import monotonic
 from typing import Any
 
 import torch
-from espalier.analysis.machine import machine
 
+from espalier.analysis.machine import machine
 from espalier.analysis.paper import PAPER, PaperNetwork
 from espalier.analysis.tables import layer_table, markdown, stage_table
 from espalier.recipe import run_recipe

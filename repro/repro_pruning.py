@@ -15,8 +15,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from espalier.analysis.machine import machine
 
+from espalier.analysis.machine import machine
 from espalier.recipe import run_recipe
 from espalier.targets import find_targets
 

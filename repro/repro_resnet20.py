@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from espalier.analysis.machine import machine
 from safetensors.torch import load_file
 
+from espalier.analysis.machine import machine
 from espalier.training import evaluate
 from espalier.zoo import DataSet, cifar10, resnet20
 
