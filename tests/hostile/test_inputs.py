@@ -79,7 +79,7 @@ def listing(folder):
         ("foreign.safetensors", b"\x7fELF" + bytes(100), "safetensors"),
         ("foreign.pt", b"GIF89a" + bytes(100), "PyTorch"),
         ("foreign.npz", b"not a zip at all", ".npz"),
-        ("notes.txt", b"dear diary", "can be read: .npz, .pt, .pth, .safetensors"),
+        ("notes.txt", b"dear diary", "can be read: .npz, .onnx, .pt, .pth, .safetensors"),
     ],
 )
 def test_missing_empty_and_foreign_files(cli, tmp_path, name, data, says):
@@ -195,7 +195,7 @@ def test_unknown_coder_and_output_suffix(cli, checkpoint, esp, tmp_path):
     assert "'zip'" in err
     assert "huffman" in err
     err = cli("decompress", esp, "-o", tmp_path / "out.zip")
-    assert "can be written: .npz, .pt, .pth, .safetensors" in err
+    assert "can be written: .npz, .onnx, .pt, .pth, .safetensors" in err
     assert listing(tmp_path) == ["net.esp", "net.safetensors"]
 
 

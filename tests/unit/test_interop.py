@@ -279,13 +279,13 @@ def test_missing_folder_empty_and_foreign(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.pt").touch()
     (tmp_path / "text.txt").write_text("hello, this is no checkpoint")
-    (tmp_path / "model.onnx").write_bytes(b"\x08\x07\x12\x04test")
+    (tmp_path / "model.tflite").write_bytes(b"\x08\x07\x12\x04test")
     for name, says in {
         "nothing.pt": "no such file",
         "folder": "is a folder",
         "empty.pt": "is empty",
-        "text.txt": "can be read: .npz, .pt, .pth, .safetensors",
-        "model.onnx": "can be read: .npz",
+        "text.txt": "can be read: .npz, .onnx, .pt, .pth, .safetensors",
+        "model.tflite": "can be read: .npz",
     }.items():
         with pytest.raises((InvalidArgument, FormatError)) as error:
             open_checkpoint(tmp_path / name)

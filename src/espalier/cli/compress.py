@@ -23,7 +23,7 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="INPUT", help="Checkpoint: .safetensors, .pt, .pth, .npz, or a folder."
+            metavar="INPUT", help="Checkpoint: .safetensors, .pt, .pth, .npz, .onnx, or a folder."
         ),
     ],
     output: Annotated[

@@ -19,7 +19,7 @@ def command(
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="Checkpoint to write: .safetensors, .pt, .pth or .npz; or the folder that it was.",
+            help="Checkpoint to write: .safetensors, .pt, .pth, .npz; or .onnx or a folder again.",
         ),
     ],
     jobs: console.Jobs = None,
@@ -34,7 +34,7 @@ def command(
     espalier decompress resnet20.esp -o resnet20.safetensors
 
     What was a folder becomes one again, with every file of it, if OUTPUT has none
-    of these suffixes.
+    of these suffixes; what was .onnx can be one again, with its graph.
     """
     from espalier.container import Reader
     from espalier.interop import Content, TensorInfo, save_checkpoint

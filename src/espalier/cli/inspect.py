@@ -52,7 +52,7 @@ def _without_blobs(value: Any) -> Any:
     """Metadata without the files of the original, which are packed into it as text."""
     if not isinstance(value, dict):
         return value
-    return {k: _without_blobs(v) for k, v in value.items() if k not in ("zlib", "header")}
+    return {k: _without_blobs(v) for k, v in value.items() if k not in ("zlib", "header", "graph")}
 
 
 def _print_paper(ledger: Ledger) -> None:
