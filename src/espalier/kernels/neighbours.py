@@ -23,6 +23,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from espalier.kernels.bitpack import OK, SHORT, TRAILING, Int, frozen, jit
@@ -41,6 +42,9 @@ from espalier.kernels.range_coder import (
 )
 
 Array = NDArray[Any]
+
+inlined: Any = njit(inline="always")
+"""The decorator of what is inlined: a call with so many arrays costs as much as a decision."""
 
 INPUTS = 7
 TOP = 2047
@@ -74,7 +78,7 @@ def _factorial(n: int) -> int:
     return n * _factorial(n - 1) if n else 1
 
 
-@jit
+@inlined
 def _decide(
     state: Array,
     digits: Array,
@@ -141,7 +145,7 @@ def _kept(
     """Code ``mask``, or fill it; SHORT if the digits end before it does."""
     rows, columns = mask.shape
     s = np.int64(_KEPT_CONTEXTS)
-    contexts, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    contexts, inputs = np.zeros(INPUTS, np.uint64), np.zeros(INPUTS, np.int64)
     in_column = np.zeros(columns, np.int64)
     in_channel = np.zeros(columns // places, np.int64)
     for r in range(rows):
@@ -224,7 +228,7 @@ def _codes(
     """Code ``ranks`` (below 2**width) of the kept weights, or fill them."""
     rows, columns = mask.shape
     s = np.int64(32) << width
-    contexts, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    contexts, inputs = np.zeros(INPUTS, np.uint64), np.zeros(INPUTS, np.int64)
     above = np.full(columns, -1, np.int64)
     sums, seen = np.zeros(columns // places, np.int64), np.zeros(columns // places, np.int64)
     all_sum, all_seen = np.int64(1) << max(width, 3), np.int64(8)
