@@ -59,8 +59,9 @@ def smallest(streams: list[Stream]) -> Stream:
     return min(streams, key=lambda stream: len(stream.body))
 
 
-_MARGIN = 8 * 64
-"""Bits by which the size of a payload may differ from what its coder announces."""
+def margin(bits: int) -> int:
+    """Bits by which a payload may differ from what its coder announces: 64 bytes and 0.1 %."""
+    return 8 * 64 + bits // 1024
 
 
 def encode_symbols(
@@ -85,7 +86,7 @@ def encode_symbols(
             len(head) + len(written),
         )
         for bits, coder, table, written in announced
-        if bits <= least + _MARGIN
+        if bits <= least + margin(least)
     ]
     return smallest(tried)
 

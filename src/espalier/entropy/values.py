@@ -26,6 +26,7 @@ from espalier.entropy.stream import (
     Stream,
     decode_symbols,
     encode_symbols,
+    margin,
     read_empty,
     smallest,
     split_method,
@@ -83,12 +84,8 @@ def _join(planes: list[Array], n: int, dtype: str, word: np.dtype[Any]) -> Array
     return words
 
 
-_MARGIN = 8 * 64
-"""Bits of a plane by which two coders must differ for the larger one not to be tried."""
-
-
 def _announced(planes: Array, counts: list[Array], coder: EntropyCoder[Any]) -> int:
-    """Bits of all planes by ``coder``, to within ``_MARGIN`` for each."""
+    """Bits of all planes by ``coder``, to within a margin for each."""
     bits = 0
     for plane, of_plane in zip(planes, counts, strict=True):
         table = coder.fit(of_plane)
@@ -115,7 +112,7 @@ def _encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) -
     counts = [count(plane) for plane in planes]
     if len(coders) > 1:
         announced = [_announced(planes, counts, coder) for coder in coders]
-        limit = min(announced) + _MARGIN * len(planes)
+        limit = min(announced) + len(planes) * margin(min(announced))
         coders = [c for c, bits in zip(coders, announced, strict=True) if bits <= limit]
     tried: list[Stream] = []
     for coder in coders:

@@ -19,6 +19,9 @@ LEAST_BITS = 1 / 1420
 """A decision takes more than this: -log2(1 - 32 / 2**16) is 1 / 1419.2."""
 
 
+_RESTLESS = 0.4 / (kernel.LIMIT * np.log(2))
+
+
 @CODERS.register("context")
 @dataclass(frozen=True)
 class Context(EntropyCoder[int]):
@@ -62,6 +65,8 @@ class Context(EntropyCoder[int]):
             zeros, ones = level[::2], level[1::2]
             level = zeros + ones
             total += float((_log2_gamma(level + 1) - _half(zeros) - _half(ones)).sum())
+            # At its limit a counter goes on moving, which costs next to 1 / (2 LIMIT ln 2) bits.
+            total += float(np.maximum(level - kernel.LIMIT, 0).sum()) * _RESTLESS
         return int(total)
 
     def write_table(self, table: int) -> bytes:
