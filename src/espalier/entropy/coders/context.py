@@ -19,7 +19,7 @@ LEAST_BITS = 1 / 1420
 """A decision takes more than this: -log2(1 - 32 / 2**16) is 1 / 1419.2."""
 
 
-_RESTLESS = 0.4 / (kernel.LIMIT * np.log(2))
+_RESTLESS = 0.25 / (kernel.LIMIT * np.log(2))
 
 
 @CODERS.register("context")
@@ -65,7 +65,7 @@ class Context(EntropyCoder[int]):
             zeros, ones = level[::2], level[1::2]
             level = zeros + ones
             total += float((_log2_gamma(level + 1) - _half(zeros) - _half(ones)).sum())
-            # At its limit a counter goes on moving, which costs next to 1 / (2 LIMIT ln 2) bits.
+            # At its limit a counter goes on moving, which costs up to twice this.
             total += float(np.maximum(level - kernel.LIMIT, 0).sum()) * _RESTLESS
         return int(total)
 
