@@ -19,6 +19,8 @@ _HOMES = {
     + ["UnknownMethod", "UnsupportedVersion"],
     "espalier.parametrization": ["attach", "finalize"],
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
+    "espalier.quantization.curvature": ["collect_curvature"],
+    "espalier.quantization.rd": ["quantize_rd", "reestimate_batchnorm", "search_lambda"],
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
     "espalier.torch_io": ["load", "save"],
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     )
     from espalier.parametrization import attach, finalize
     from espalier.pruning import Pruner, diagonal_fisher, prune
+    from espalier.quantization.curvature import collect_curvature
+    from espalier.quantization.rd import quantize_rd, reestimate_batchnorm, search_lambda
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
     from espalier.torch_io import load, save
@@ -60,13 +64,17 @@ __all__ = [
     "UnknownMethod",
     "UnsupportedVersion",
     "attach",
+    "collect_curvature",
     "diagonal_fisher",
     "evaluate",
     "finalize",
     "load",
     "prune",
+    "quantize_rd",
+    "reestimate_batchnorm",
     "run_recipe",
     "save",
+    "search_lambda",
     "share",
     "share_layerwise",
     "train",
