@@ -9,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import espalier
-
-PACKAGES = ("torch", "numpy", "numba")
+PACKAGES = ("espalier", "torch", "numpy", "numba")
 
 
 def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
@@ -21,7 +19,6 @@ def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "espalier": espalier.__version__,
     }
     return found | {package: _version(package) for package in packages}
 
