@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from espalier.errors import InvalidArgument
@@ -37,16 +38,17 @@ def job_count(jobs: int | None = None) -> int:
     return jobs
 
 
+@contextmanager
 def in_order(
     function: Callable[[T], R],
     items: Iterable[T],
     jobs: int = 1,
     weight: Callable[[T], int] = lambda _item: 1,
-) -> Iterator[R]:
+) -> Iterator[Iterator[R]]:
     """``map(function, items)`` by ``jobs`` threads, running ahead of the caller only so far.
 
     The results are those of ``map``, in the order of ``items``, whatever ``jobs`` is; so is the
-    exception, if one is raised.
+    exception, if one is raised. When the block ends, no thread is left.
 
     Parameters
     ----------
@@ -59,29 +61,44 @@ def in_order(
         weigh together at most 2 * jobs times as much as the heaviest one: since large and small
         tensors take turns in most networks, fewer would leave threads idle.
 
+    Yields
+    ------
+    iterator of results
+
     Examples
     --------
-    >>> list(in_order(str, [3, 1, 2], jobs=2))
+    >>> with in_order(str, [3, 1, 2], jobs=2) as results:
+    ...     list(results)
     ['3', '1', '2']
     """
     if jobs == 1:
-        yield from map(function, items)
+        yield map(function, items)
         return
-    items = list(items)
-    room = 2 * jobs * max(map(weight, items), default=0)
     begun: deque[tuple[Future[R], int]] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for item in items:
-                room -= weight(item)
-                while room < 0:
-                    future, weighs = begun.popleft()
-                    yield future.result()
-                    del future  # and with it the result, which the caller has let go of
-                    room += weighs
-                begun.append((pool.submit(function, item), weight(item)))
-            while begun:
-                yield begun.popleft()[0].result()
+            yield _results(pool, function, list(items), 2 * jobs, weight, begun)
         finally:
             for future, _ in begun:
                 future.cancel()
+
+
+def _results(
+    pool: ThreadPoolExecutor,
+    function: Callable[[T], R],
+    items: list[T],
+    ahead: int,
+    weight: Callable[[T], int],
+    begun: deque[tuple[Future[R], int]],
+) -> Iterator[R]:
+    room = ahead * max(map(weight, items), default=0)
+    for item in items:
+        room -= weight(item)
+        while room < 0:
+            future, weighs = begun.popleft()
+            yield future.result()
+            del future  # and with it the result, which the caller has let go of
+            room += weighs
+        begun.append((pool.submit(function, item), weight(item)))
+    while begun:
+        yield begun.popleft()[0].result()

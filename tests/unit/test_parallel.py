@@ -17,8 +17,9 @@ def test_results_come_in_order(jobs):
         time.sleep(0.02 if i == 0 else 0)
         return i * i
 
-    assert list(in_order(slow_first, range(50), jobs)) == [i * i for i in range(50)]
-    assert list(in_order(slow_first, [], jobs)) == []
+    for n in (0, 1, 50):
+        with in_order(slow_first, range(n), jobs) as results:
+            assert list(results) == [i * i for i in range(n)]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -29,10 +30,10 @@ def test_the_first_exception_in_order_is_raised(jobs):
             raise ValueError(i)
         return i
 
-    results = in_order(fail, range(10), jobs)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ValueError, match="2"):
-        next(results)
+    with in_order(fail, range(10), jobs) as results:
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(ValueError, match="2"):
+            next(results)
 
 
 @pytest.mark.parametrize("sizes", [[4] * 30, [4, 1] * 15, [0] * 5, [1] * 20 + [4]])
@@ -45,19 +46,21 @@ def test_what_is_begun_and_not_taken_is_bounded(sizes):
         return item
 
     taken = 0
-    for i, size in in_order(work, enumerate(sizes), 2, lambda item: item[1]):
-        time.sleep(0.001)
-        with lock:
-            ahead = sum(s for j, s in begun if j >= i)
-        assert ahead <= 2 * 2 * max(sizes)
-        assert (i, size) == (taken, sizes[taken])
-        taken += 1
+    with in_order(work, enumerate(sizes), 2, lambda item: item[1]) as results:
+        for i, size in results:
+            time.sleep(0.001)
+            with lock:
+                ahead = sum(s for j, s in begun if j >= i)
+            assert ahead <= 2 * 2 * max(sizes)
+            assert (i, size) == (taken, sizes[taken])
+            taken += 1
     assert taken == len(sizes)
 
 
 def test_threads_run_at_the_same_time():
     both = threading.Barrier(2, timeout=30)
-    assert list(in_order(lambda i: both.wait() >= 0 and i, range(4), 2)) == [0, 1, 2, 3]
+    with in_order(lambda i: both.wait() >= 0 and i, range(4), 2) as results:
+        assert list(results) == [0, 1, 2, 3]
 
 
 def test_a_caller_that_stops_early_leaves_no_work_behind():
@@ -68,11 +71,11 @@ def test_a_caller_that_stops_early_leaves_no_work_behind():
         done.append(i)
         return i
 
-    results = in_order(work, range(100), 2)
-    next(results)
-    results.close()
+    with in_order(work, range(100), 2) as results:
+        next(results)
     count = len(done)
     assert count <= 6
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
     time.sleep(0.03)
     assert len(done) == count
 

@@ -170,12 +170,12 @@ def compress_checkpoint(
             except InvalidArgument as error:
                 raise InvalidArgument(f"{checkpoint.path}: {error}") from None
 
-        results = in_order(work, steps, job_count(jobs), lambda step: step.info.nbytes)
-        for step, (encoded, outcome) in zip(steps, results, strict=True):
-            writer.put(step.info.name, encoded)
-            outcomes.append(outcome)
-            if progress:
-                progress(step.info)
+        with in_order(work, steps, job_count(jobs), lambda step: step.info.nbytes) as results:
+            for step, (encoded, outcome) in zip(steps, results, strict=True):
+                writer.put(step.info.name, encoded)
+                outcomes.append(outcome)
+                if progress:
+                    progress(step.info)
         for alias, name in checkpoint.aliases.items():
             writer.alias(alias, name)
         about = {"checkpoint": checkpoint.metadata, "original": checkpoint.original()}

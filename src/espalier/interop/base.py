@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
@@ -143,8 +144,8 @@ class Content:
     original: Mapping[str, Any] = field(default_factory=dict)
     jobs: int = 1
 
-    def arrays(self, names: Iterable[str]) -> Iterator[Array]:
-        """The arrays of those names, in that order, loaded ahead by ``jobs`` threads."""
+    def arrays(self, names: Iterable[str]) -> AbstractContextManager[Iterator[Array]]:
+        """Opens the arrays of those names, in that order, loaded ahead by ``jobs`` threads."""
         nbytes = {info.name: info.nbytes for info in self.infos}
         return in_order(self.load, names, self.jobs, nbytes.__getitem__)
 

@@ -218,10 +218,10 @@ def write_folder(path: str | os.PathLike[str], content: Content, *, force: bool 
                 file.writelines(pieces(fields.get("zlib"), fields.get("bytes"), f"{where}: {name}"))
         for name, (header, prefix) in headers.items():
             placed = sorted(header.entries, key=lambda n: _place(header, n))
-            with _create(folder / name) as file:
+            names = [prefix + n for n in placed]
+            with _create(folder / name) as file, content.arrays(names) as arrays:
                 file.write(header.raw)
-                names = [prefix + n for n in placed]
-                for ours, array in zip(names, content.arrays(names), strict=True):
+                for ours, array in zip(names, arrays, strict=True):
                     write_array(file, array, infos[ours].dtype)
 
 

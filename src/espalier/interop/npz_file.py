@@ -107,9 +107,11 @@ class Npz(Format):
                 )
 
     def write(self, file: BinaryIO, content: Content) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            tensors = content.untied()
-            arrays = content.arrays(name for _, name in tensors)
+        tensors = content.untied()
+        with (
+            content.arrays(name for _, name in tensors) as arrays,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for (info, _), found in zip(tensors, arrays, strict=True):
                 array = np.ascontiguousarray(found, storage_dtype(info.dtype))
                 # A ZipInfo of its own has a fixed date: the same input gives the same bytes.

@@ -270,12 +270,15 @@ class Onnx(Format):
             info = infos.get(tensor.name)
             if info is None or info != _info(tensor, Path("the ONNX graph")):
                 raise CorruptFile(f"the ONNX graph: tensor {tensor.name!r} is not there, or not so")
-        for tensor, array in zip(empty, content.arrays(t.name for t in empty), strict=True):
-            field = lists.get(tensor.name, _RAW)
-            if field == _RAW:
-                tensor.raw_data = np.ascontiguousarray(array).tobytes()
-            elif field == _LISTS.get(infos[tensor.name].dtype):
-                getattr(tensor, field).extend(array.reshape(-1).tolist())
-            else:
-                raise CorruptFile(f"the ONNX graph: tensor {tensor.name!r} has no field {field!r}")
+        with content.arrays(tensor.name for tensor in empty) as arrays:
+            for tensor, array in zip(empty, arrays, strict=True):
+                field = lists.get(tensor.name, _RAW)
+                if field == _RAW:
+                    tensor.raw_data = np.ascontiguousarray(array).tobytes()
+                elif field == _LISTS.get(infos[tensor.name].dtype):
+                    getattr(tensor, field).extend(array.reshape(-1).tolist())
+                else:
+                    raise CorruptFile(
+                        f"the ONNX graph: tensor {tensor.name!r} has no field {field!r}"
+                    )
         file.write(model.SerializeToString(deterministic=True))

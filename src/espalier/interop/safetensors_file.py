@@ -238,6 +238,6 @@ class Safetensors(Format):
         raw += b" " * (-len(raw) % 8)
         file.write(len(raw).to_bytes(8, "little"))
         file.write(raw)
-        arrays = content.arrays(name for _, name in placed)
-        for (info, _), array in zip(placed, arrays, strict=True):
-            write_array(file, array, info.dtype)
+        with content.arrays(name for _, name in placed) as arrays:
+            for (info, _), array in zip(placed, arrays, strict=True):
+                write_array(file, array, info.dtype)
