@@ -100,12 +100,74 @@ class CompressedTensor(ABC):
         """Number of elements that are written: all of them, or those at the kept positions."""
 
     @abstractmethod
+    def flat(self, start: int, stop: int) -> Array:
+        """Elements ``start`` to ``stop`` of the flat tensor: a new array in the storage dtype."""
+
     def dense(self) -> Array:
         """The tensor itself: a new array of ``shape`` in the storage dtype, bit for bit."""
+        return self.flat(0, self.size).reshape(self.shape)
+
+    def slice(self, index: Any) -> Array:
+        """``dense()[index]``, of which only the rows that are asked for become dense.
+
+        Parameters
+        ----------
+        index : int, slice, Ellipsis, or a tuple of them
+            Rows are taken by its first part.
+
+        Returns
+        -------
+        ndarray
+            A new one, or a scalar of NumPy's.
+
+        Raises
+        ------
+        InvalidArgument
+            The index is of another kind, or outside the shape.
+
+        Examples
+        --------
+        >>> tensor = Dense((3, 2), "int8", np.arange(6, dtype="i1"))
+        >>> tensor.slice((slice(1, None), 0)).tolist()
+        [2, 4]
+        """
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(p is Ellipsis or isinstance(p, int | np.integer | slice) for p in parts):
+            raise InvalidArgument(f"{index!r} is no index: ints, slices and ... are")
+        try:
+            if not self.shape or not parts or parts[0] is Ellipsis:
+                return self.dense()[index].copy()
+            rows = _rows(parts[0], self.shape[0])
+            start, stop = (min(rows), max(rows) + 1) if rows else (0, 0)
+            each = count(self.shape[1:])
+            block = self.flat(start * each, stop * each).reshape(stop - start, *self.shape[1:])
+            if not isinstance(parts[0], slice):
+                return block[(0, *parts[1:])].copy()
+            if rows and rows.step != 1:
+                block = block[[row - start for row in rows]]
+            return block[(slice(None), *parts[1:])].copy()
+        except IndexError as error:
+            raise InvalidArgument(f"index {index!r} of shape {self.shape}: {error}") from None
 
     @abstractmethod
     def _check(self) -> None:
         """Raise :class:`InvalidArgument` where the parts contradict each other."""
+
+
+def _rows(part: Any, n: int) -> range:
+    """The rows of ``n`` that an int or a slice takes."""
+    if isinstance(part, slice):
+        return range(*part.indices(n))
+    if not -n <= part < n:
+        raise IndexError(f"row {part} of {n}")
+    return range(part % n, part % n + 1)
+
+
+def _positions_within(positions: Array, start: int, stop: int) -> tuple[slice, Array]:
+    """Which positions lie from ``start`` to ``stop``, and how far behind ``start``."""
+    low, high = np.searchsorted(positions, (start, stop))
+    within = positions[low:high]
+    return slice(low, high), within - start if start else within
 
 
 def _require(condition: bool, message: str) -> None:
@@ -156,8 +218,8 @@ class Dense(CompressedTensor):
     def stored(self) -> int:
         return self.size
 
-    def dense(self) -> Array:
-        return self.values.reshape(self.shape).copy()
+    def flat(self, start: int, stop: int) -> Array:
+        return self.values[start:stop].copy()
 
     def _check(self) -> None:
         _check_values(self.values, self.dtype, "values")
@@ -181,10 +243,11 @@ class Sparse(CompressedTensor):
     def stored(self) -> int:
         return int(self.positions.size)
 
-    def dense(self) -> Array:
-        out = np.zeros(self.size, storage_dtype(self.dtype))
-        out[self.positions] = self.values
-        return out.reshape(self.shape)
+    def flat(self, start: int, stop: int) -> Array:
+        out = np.zeros(stop - start, storage_dtype(self.dtype))
+        part, at = _positions_within(self.positions, start, stop)
+        out[at] = self.values[part]
+        return out
 
     def _check(self) -> None:
         _check_positions(self.positions, self.size)
@@ -209,10 +272,8 @@ class Codebook(CompressedTensor):
     def stored(self) -> int:
         return self.size
 
-    def dense(self) -> Array:
-        if not self.size:
-            return np.zeros(self.shape, storage_dtype(self.dtype))
-        return self.codebook[self.codes].reshape(self.shape)
+    def flat(self, start: int, stop: int) -> Array:
+        return self.codebook[self.codes[start:stop]]
 
     def _check(self) -> None:
         _check_values(self.codebook, self.dtype, "codebook")
@@ -231,11 +292,11 @@ class SparseCodebook(CompressedTensor):
     def stored(self) -> int:
         return int(self.positions.size)
 
-    def dense(self) -> Array:
-        out = np.zeros(self.size, storage_dtype(self.dtype))
-        if self.positions.size:
-            out[self.positions] = self.codebook[self.codes]
-        return out.reshape(self.shape)
+    def flat(self, start: int, stop: int) -> Array:
+        out = np.zeros(stop - start, storage_dtype(self.dtype))
+        part, at = _positions_within(self.positions, start, stop)
+        out[at] = self.codebook[self.codes[part]]
+        return out
 
     def _check(self) -> None:
         _check_positions(self.positions, self.size)

@@ -19,7 +19,7 @@ Coder = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Entropy coder: auto (the smallest for each stream), huffman, rans or fixed.",
+        help="Entropy coder: auto (the smallest for each stream), huffman, rans, context or fixed.",
     ),
 ]
 Effort = Annotated[
@@ -37,6 +37,11 @@ Jobs = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def short(source: str) -> str:
+    """The last part of a path or URL, for a progress bar."""
+    return source.rstrip("/").rpartition("/")[2]
 
 
 def note(message: str) -> None:

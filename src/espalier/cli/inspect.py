@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ STREAMS = ("header", "positions", "codes", "codebook", "tables", "values")
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="FILE.esp", help="File to look into.")],
+    source: Annotated[str, typer.Argument(metavar="FILE.esp", help="File to look into, or URL.")],
     as_json: console.Json = False,
 ) -> None:
     """Show where the bytes went, tensor by tensor, and the columns of the paper's tables.
@@ -34,7 +33,7 @@ def command(
         ledger = reader.ledger()
         metadata = _without_blobs(dict(reader.metadata))
     if as_json:
-        console.print_json({"file": str(source), "metadata": metadata} | ledger.to_dict())
+        console.print_json({"file": source, "metadata": metadata} | ledger.to_dict())
         return
     _print_paper(ledger)
     _print_bytes(ledger)

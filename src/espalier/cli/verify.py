@@ -29,7 +29,7 @@ class Difference:
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="FILE.esp", help="File to check.")],
+    source: Annotated[str, typer.Argument(metavar="FILE.esp", help="File to check, or URL.")],
     against: Annotated[
         Path | None,
         typer.Option(metavar="INPUT", help="The checkpoint that it was made from."),
@@ -52,21 +52,21 @@ def command(
         _verify(reader, source, against, as_json, quiet)
 
 
-def _verify(reader: Reader, source: Path, against: Path | None, as_json: bool, quiet: bool) -> None:
+def _verify(reader: Reader, source: str, against: Path | None, as_json: bool, quiet: bool) -> None:
     entries = [reader.entry(name) for name in reader.names() if name not in reader.aliases]
     total = sum(entry.length for entry in entries)
-    with console.progress(f"Checking {source.name}", total, quiet) as advance:
+    with console.progress(f"Checking {console.short(source)}", total, quiet) as advance:
         for entry in entries:
             reader.tensor(entry.name)
             advance(entry.length)
-    report: dict[str, Any] = {"file": str(source), "sound": True, "tensors": len(reader.names())}
+    report: dict[str, Any] = {"file": source, "sound": True, "tensors": len(reader.names())}
     differences: list[Difference] = []
     if against is not None:
         from espalier.interop import open_checkpoint
 
         checkpoint = open_checkpoint(against)
         _check_same_tensors(source, reader, checkpoint)
-        with console.progress(f"Comparing {source.name}", total, quiet) as advance:
+        with console.progress(f"Comparing {console.short(source)}", total, quiet) as advance:
             for entry in entries:
                 differences.append(_difference(entry.name, reader, checkpoint))
                 advance(entry.length)
@@ -79,7 +79,7 @@ def _verify(reader: Reader, source: Path, against: Path | None, as_json: bool, q
         _print(source, against, len(reader.names()), differences)
 
 
-def _check_same_tensors(source: Path, reader: Reader, checkpoint: Checkpoint) -> None:
+def _check_same_tensors(source: str, reader: Reader, checkpoint: Checkpoint) -> None:
     """Names, shapes and dtypes must be those of the original, tied or not."""
     entries = {name: reader.entry(name) for name in reader.names()}
     ours = {name: (entry.shape, entry.dtype) for name, entry in entries.items()}
@@ -115,7 +115,7 @@ def _difference(name: str, reader: Reader, checkpoint: Checkpoint) -> Difference
     return Difference(name, error.relative, error.max_abs)
 
 
-def _print(source: Path, against: Path | None, tensors: int, differences: list[Difference]) -> None:
+def _print(source: str, against: Path | None, tensors: int, differences: list[Difference]) -> None:
     changed = [d for d in differences if d.max_abs != 0]
     if changed:
         console.print_table(

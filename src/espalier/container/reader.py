@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Self
 from espalier.container import layout
 from espalier.container.layout import Entry
 from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.container.remote import is_url, open_url
 from espalier.entropy.coder import coder_by_id
 from espalier.entropy.codes import decode_codes
 from espalier.entropy.histogram import Histogram
@@ -28,6 +29,7 @@ from espalier.errors import (
     UnsupportedVersion,
 )
 from espalier.state import (
+    Array,
     Codebook,
     CompressedModel,
     CompressedTensor,
@@ -48,8 +50,9 @@ class Reader:
 
     Parameters
     ----------
-    source : path-like or binary file object
-        A file object must be seekable; it is left open.
+    source : path-like, URL or binary file object
+        A file object must be seekable; it is left open. A URL (``https://...``, or another protocol
+        of fsspec's) needs the extra ``remote``; of the file only what is asked for is fetched.
 
     Raises
     ------
@@ -74,9 +77,12 @@ class Reader:
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         self._lock = threading.Lock()  # of the file's position
         self._owned = isinstance(source, str | os.PathLike)
-        if isinstance(source, str | os.PathLike):
+        self._file: BinaryIO
+        if isinstance(source, str) and is_url(source):
+            self.path, self._file = source, open_url(source)
+        elif isinstance(source, str | os.PathLike):
             self.path = os.fspath(source)
-            self._file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by close()
+            self._file = Path(source).open("rb")  # noqa: SIM115 - closed by close()
         else:
             self.path = str(getattr(source, "name", "the file"))
             self._file = source
@@ -177,6 +183,24 @@ class Reader:
     def tensor(self, name: str) -> CompressedTensor:
         """One tensor; only its own bytes are read, and their checksum is verified."""
         return self._decode(self.entry(name))[0]
+
+    def slice(self, name: str, index: Any) -> Array:
+        """``dense()[index]`` of one tensor: only the rows that are asked for become dense.
+
+        The tensor's own bytes are read whole, since its checksum is over all of them.
+
+        Parameters
+        ----------
+        name : str
+        index : int, slice, Ellipsis, or a tuple of them
+
+        Examples
+        --------
+        >>> with Reader("model.esp") as reader:                              # doctest: +SKIP
+        ...     reader.slice("embedding.weight", slice(100, 200)).shape
+        (100, 768)
+        """
+        return self.tensor(name).slice(index)
 
     def _decode(self, entry: Entry) -> tuple[CompressedTensor, dict[str, int]]:
         try:
