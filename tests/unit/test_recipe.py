@@ -98,6 +98,7 @@ def test_two_seeds_differ_and_one_repeats(tmp_path):
         "  - share: {bits: 2, init: linear, layerwise: {epochs: 1, batch_size: 32}}",
         "  - share: {bits: 2, refreshable: true}\n  - fine_tune: {epochs: 1, refresh_every: 3}",
         "  - prune: {density: 0.2}\n  - save: {path: a.esp, coder: fixed}",
+        "  - share: {bits: 3}\n  - save: {path: a.esp, effort: max}",
     ],
 )
 def test_every_option_does_something(tmp_path, stages):

@@ -114,6 +114,7 @@ class Save(_Strict):
 
     path: str
     coder: str = "auto"
+    effort: Literal["fast", "default", "max"] = "default"
 
     @model_validator(mode="after")
     def _inside(self) -> Save:

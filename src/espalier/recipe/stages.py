@@ -198,7 +198,7 @@ def _density(model: nn.Module) -> float | None:
 def _save(context: Context, options: schema.Save) -> dict[str, Any]:
     path = context.folder / options.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    ledger = save(context.model, path, coder=options.coder)
+    ledger = save(context.model, path, coder=options.coder, effort=options.effort)
     _check_saved(context.model, path)
     return {"path": options.path, "coder": options.coder, "ledger": ledger.to_dict()}
 
