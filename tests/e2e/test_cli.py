@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import espalier as package
 from espalier.container import Reader
@@ -122,6 +122,24 @@ def test_inspect_adds_up(espalier, checkpoint, tmp_path):
     for title in ("keep %", "weight bits", "index bits", "P+Q", "P+Q+H", "codebook"):
         assert title in text
     assert f"{esp.stat().st_size:,}" in text
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz"])
+def test_lossless(espalier, checkpoint, tensors, tmp_path, suffix):
+    odd = np.array([[np.nan, -0.0], [np.inf, 1e-45]], np.float32)
+    odd.view(np.uint32)[0, 0] = 0x7FA00001  # a signalling NaN with a payload
+    save_file(tensors | {"odd.weight": odd}, checkpoint)
+    esp, back = tmp_path / "net.esp", tmp_path / f"back{suffix}"
+    done = espalier("compress", checkpoint, "-o", esp, "--lossless", "--json")
+    assert done.status == 0, done
+    report = json.loads(done.out)
+    assert all(row["max_abs_error"] == 0 for row in report["tensors"])
+    assert esp.stat().st_size < checkpoint.stat().st_size
+    assert espalier("decompress", esp, "-o", back, "-q").status == 0
+    for original in (checkpoint, back):
+        report = json.loads(espalier("verify", esp, "--against", original, "--json").out)
+        assert len(report["differences"]) == 10
+        assert all(d["max_abs"] == d["relative"] == 0 for d in report["differences"])
 
 
 def test_same_input_same_bytes(espalier, checkpoint, tmp_path):

@@ -46,6 +46,9 @@ def command(
             show_default=AUTO,
         ),
     ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every tensor exactly, bit for bit.")
+    ] = False,
     coder: console.Coder = AUTO,
     effort: console.Effort = "default",
     jobs: console.Jobs = None,
@@ -67,7 +70,7 @@ def command(
 
     espalier compress lenet.pt -o lenet.esp --density 'linear=0.1,fc3*=0.5'
 
-    espalier compress folder/ -o model.esp --jobs 2
+    espalier compress folder/ -o model.esp --lossless --jobs 2
 
     A folder is one as Hugging Face has them: safetensors files, in shards or not,
     and others beside them, which are kept byte for byte.
@@ -77,6 +80,10 @@ def command(
     two patterns the later one counts.
     """
     densities, widths = _options(density, bits)
+    if lossless:
+        if density is not None or bits is not None:
+            raise typer.BadParameter("--lossless excludes --density and --bits")
+        widths = None
 
     from espalier.compress import compress_checkpoint
     from espalier.interop import open_checkpoint

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espalier.compress.exact import keep_exactly
 from espalier.compress.plan import AUTO, Bits, Choice, Step, plan
 from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share, to_numbers
 from espalier.container import Ledger, Writer
@@ -60,7 +61,8 @@ def compress_tensor(step: Step, array: Array) -> tuple[CompressedTensor, Outcome
     shape, dtype = info.shape, info.dtype
     bits_in_file = array.reshape(-1)
     if step.reason:
-        return Dense(shape, dtype, bits_in_file), Outcome(info, None, None, step.reason, EXACT)
+        outcome = Outcome(info, None, None, step.reason, EXACT)
+        return keep_exactly(info, bits_in_file), outcome
     values = to_numbers(bits_in_file, dtype)
     _refuse_nonfinite(info, values)
     nonzero = np.flatnonzero(values)

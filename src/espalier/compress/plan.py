@@ -12,6 +12,9 @@ from espalier.options import Lookup, check_bits, check_density
 AUTO = "auto"
 """In place of a number of bits: 8, with no more values than its error asks for."""
 
+LOSSLESS = "lossless"
+"""Why a weight is kept exactly where neither density nor bits are set for any."""
+
 Bits = int | str | None
 Choice = int | str | Mapping[str, Bits] | None
 
@@ -99,6 +102,6 @@ def plan(
     for info, reason in zip(infos, reasons, strict=True):
         keep, width = densities.get(info.name), widths.get(info.name)
         if not reason and keep is None and width is None:
-            reason = "no density and no bits are set for it"
+            reason = LOSSLESS if bits is None else "no density and no bits are set for it"
         steps.append(Step(info, None, None, reason) if reason else Step(info, keep, width))
     return steps

@@ -1,0 +1,73 @@
+"""The smallest representation of a tensor that keeps every bit of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from espalier.interop import TensorInfo
+from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook
+
+_LEAST = 4096  # elements: below, the choice is worth less than its header
+_ZERO_SHARE = 1 / 8  # of elements, from which positions cost less than a zero in each byte plane
+_SAMPLE = 1 << 16
+_SAMPLE_LEVELS = _SAMPLE // 16
+_EACH = 8  # uses of a value, at least, for which it is worth a place in a codebook
+_BLOCK = 1 << 20
+_MAX_LEVELS = 1 << 16
+
+
+def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
+    """``flat`` bit for bit: sparse where much of it is zero, shared where few values come back.
+
+    Zeros are those of all bits zero: -0.0 and NaN payloads stay what they are. So a network that
+    was pruned or quantized before, by whatever tool, is written as what it is.
+
+    Parameters
+    ----------
+    info : TensorInfo
+    flat : ndarray, shape (info.size,), in the storage dtype
+
+    Examples
+    --------
+    >>> info = TensorInfo("w", (64, 100), "float32")
+    >>> type(keep_exactly(info, np.tile(np.float32([0.5, -1]), 3200))).__name__
+    'Codebook'
+    """
+    itemsize = flat.dtype.itemsize
+    # Of one byte, a byte plane is coded as well as anything; sixteen have no integer to compare by.
+    if flat.size < _LEAST or itemsize not in (2, 4, 8):
+        return Dense(info.shape, info.dtype, flat)
+    words = flat.view(f"<u{itemsize}")
+    stored = int(np.count_nonzero(words))
+    kept = None
+    if flat.size - stored > _ZERO_SHARE * flat.size:
+        kept = np.flatnonzero(words)
+        words = words[kept]
+    found = _shared(words)
+    if found is not None:
+        codes, book = found[0], found[1].view(flat.dtype)
+        if kept is None:
+            return Codebook(info.shape, info.dtype, codes, book)
+        return SparseCodebook(info.shape, info.dtype, kept, codes, book)
+    if kept is None:
+        return Dense(info.shape, info.dtype, flat)
+    return Sparse(info.shape, info.dtype, kept, words.view(flat.dtype))
+
+
+def _shared(words: Array) -> tuple[Array, Array] | None:
+    """Codes and sorted codebook of ``words``, if each of few values comes back often."""
+    if words.size < _LEAST:
+        return None
+    sample = words[:: max(1, words.size // _SAMPLE)][:_SAMPLE]
+    # A constant tensor needs no codes; of a random one nearly every value is another.
+    if not 1 < np.unique(sample).size <= min(_SAMPLE_LEVELS, sample.size // _EACH):
+        return None
+    book = np.zeros(0, words.dtype)
+    for start in range(0, words.size, _BLOCK):
+        book = np.union1d(book, words[start : start + _BLOCK])
+        if book.size > min(_MAX_LEVELS, words.size // _EACH):
+            return None
+    codes = np.empty(words.size, np.uint8 if book.size <= 256 else np.uint16)
+    for start in range(0, words.size, _BLOCK):
+        codes[start : start + _BLOCK] = np.searchsorted(book, words[start : start + _BLOCK])
+    return codes, book
