@@ -17,8 +17,8 @@ layer { name: "b" type: "Convolution" bottom: "a" top: "b"
   convolution_param { num_output: 2 kernel_size: 1 } }
 """
 DESCRIPTION = PROTOTXT.encode()
-MEMORY = 8 * MAX_BYTES  # bytes that an attempt may take beside the file
-SECONDS = 5  # on a busy machine; far less on a quiet one
+MEMORY = 16 * MAX_BYTES  # bytes that an attempt may take beside the file
+SECONDS = 4  # of the processor; a busy one counts more for the same work
 
 
 def sound():
@@ -44,14 +44,14 @@ def read(tmp_path):
         (tmp_path / "x.net").write_bytes(data)
         (tmp_path / "x.prototxt").write_bytes(prototxt)
         tracemalloc.start()
-        began = time.monotonic()
+        began = time.process_time()
         try:
             return read_deep_compression(tmp_path / "x.net", tmp_path / "x.prototxt")
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert peak < MEMORY
-            assert time.monotonic() - began < SECONDS
+            assert time.process_time() - began < SECONDS
 
     return attempt
 
@@ -129,7 +129,7 @@ def test_foreign_descriptions(read, prototxt):
 
 @pytest.mark.parametrize("text", ["a{}", "a:1 ", "layer{}", "#\n", "'", "a", "{"])
 def test_the_longest_descriptions_take_little_time(text):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(FormatError):
         convolutions(text * (MAX_BYTES // len(text)) + "}")
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS

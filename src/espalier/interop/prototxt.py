@@ -16,8 +16,8 @@ from espalier.errors import CorruptFile, FormatError, TruncatedFile
 
 T = TypeVar("T")
 
-MAX_BYTES = 1 << 20
-"""Of a description: the largest networks take a quarter of it."""
+MAX_BYTES = 1 << 19
+"""Of a description: those of networks of hundreds of layers take half of it."""
 
 _MAX_DEPTH = 32
 _MAX_NUMBER = 1 << 31  # Caffe's own fields are 32 bits wide
