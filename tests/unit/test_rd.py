@@ -1,5 +1,7 @@
 """``espalier.quantize_rd`` and what it needs to know of a network."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -154,3 +156,26 @@ def test_curvature_of_another_model_is_refused():
     with pytest.raises(InvalidArgument, match=r"0\.weight: the curvature was not collected"):
         espalier.quantize_rd(other, 1e-6, curvature=curvature)
     assert not hasattr(other[0], "parametrizations")
+
+
+def test_batch_norms_keep_their_own_statistics_but_for_what_changed():
+    original, data = network().eval(), batches(3)
+    original[1].running_mean.fill_(5.0)  # from other data than these
+    model = copy.deepcopy(original)
+    espalier.reestimate_batchnorm(model, data, like=original)
+    torch.testing.assert_close(model[1].running_mean, torch.full((8,), 5.0))
+    with torch.no_grad():
+        model[0].bias += 2
+        model[0].weight *= 2
+        model[0].bias.sub_(2).mul_(2).add_(2)
+    espalier.reestimate_batchnorm(model, data, like=original)
+    seen = torch.stack([original[0](x).mean((0, 2, 3)) for x, _ in data]).mean(0)
+    torch.testing.assert_close(
+        model[1].running_mean, 5 + (2 * seen + 2) - seen, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        model[1].running_var, original[1].running_var * 4, rtol=1e-3, atol=1e-3
+    )
+    assert torch.equal(original[1].running_mean, torch.full((8,), 5.0))
+    with pytest.raises(InvalidArgument, match="the batch norms of the two networks differ"):
+        espalier.reestimate_batchnorm(model, data, like=nn.Linear(2, 2))

@@ -17,7 +17,7 @@ from espalier.options import Lookup
 from espalier.parametrization import codes_dtype, mask_of, set_codes
 from espalier.quantization.curvature import LayerCurvature, supported
 from espalier.quantization.grid import Layer, Rounded
-from espalier.targets import Skipped, Target, refuse_nonfinite, select
+from espalier.targets import Skipped, Target, refuse_nonfinite, select, unwrap
 
 Curvatures = Mapping[str, LayerCurvature]
 Lambda = float | Mapping[str, float | None]
@@ -177,45 +177,89 @@ def _correct_bias(target: Target, before: Tensor, seen: LayerCurvature) -> None:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Set the running statistics of all batch norms to the means over ``batches``.
+def reestimate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], *, like: nn.Module | None = None
+) -> int:
+    """Set the running statistics of all batch norms to what a few batches show.
 
-    What quantization shifts in a layer's outputs, a batch norm behind it then takes out again.
+    What quantization shifts and shrinks in a layer's outputs, the batch norm behind it then takes
+    out again.
 
     Parameters
     ----------
     model : nn.Module
         Changed in place; left in the mode that it was in.
     batches : iterable of inputs, or of (inputs, targets)
+    like : nn.Module, optional
+        The original network. Its own statistics, which may come from more data or other data than
+        ``batches``, are then kept, and moved only by what quantization changed on these: mean +
+        (mean' - mean_b), variance x variance' / variance_b, with ' for ``model`` and b for ``like``
+        on ``batches``. Without it the statistics are those of ``batches`` alone.
 
     Returns
     -------
     int
         Number of batch norms.
+
+    Raises
+    ------
+    InvalidArgument
+        There are no batches; ``like`` has not the batch norms of ``model``.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.track_running_stats]
+    kept = list(batches)
+    shown = _shown_statistics(model, kept)
+    norms = _batch_norms(model)
+    if like is not None:
+        own = _batch_norms(like)
+        if list(own) != list(norms):
+            raise InvalidArgument("like: the batch norms of the two networks differ")
+        before = _shown_statistics(like, kept)
+        for name, (mean, variance) in shown.items():
+            mean_b, variance_b = before[name]
+            ratio = (variance / variance_b.clamp_min(1e-12)).clamp(0.1, 10.0)
+            shown[name] = (own[name].running_mean + mean - mean_b, own[name].running_var * ratio)
+    for name, (mean, variance) in shown.items():
+        norms[name].running_mean.copy_(mean)
+        norms[name].running_var.copy_(variance)
+    return len(norms)
+
+
+def _batch_norms(model: nn.Module) -> dict[str, Any]:
+    return {
+        name: module
+        for name, module in unwrap(model).named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    }
+
+
+def _shown_statistics(model: nn.Module, batches: list[Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance that each batch norm sees in ``batches``; ``model`` is left as it was."""
+    norms = _batch_norms(model)
     if not norms:
-        return 0
-    modes = {m: (m.training, m.momentum) for m in norms}
-    training, seen = model.training, 0
+        return {}
+    if not batches:
+        raise InvalidArgument("no batches were given to estimate batch norm statistics from")
+    before = copy.deepcopy({name: norm.state_dict() for name, norm in norms.items()})
+    modes = {module: module.training for module in model.modules()}
+    momenta = {name: norm.momentum for name, norm in norms.items()}
     model.eval()
-    for norm in norms:
+    for norm in norms.values():
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None  # the plain mean over batches
     try:
         for batch in batches:
             model(batch[0] if isinstance(batch, tuple | list) else batch)
-            seen += 1
+        return {
+            name: (norm.running_mean.clone(), norm.running_var.clone())
+            for name, norm in norms.items()
+        }
     finally:
-        model.train(training)
-        for norm, (mode, momentum) in modes.items():
-            norm.train(mode)
-            norm.momentum = momentum
-    if not seen:
-        raise InvalidArgument("no batches were given to estimate batch norm statistics from")
-    return len(norms)
+        for name, norm in norms.items():
+            norm.load_state_dict(before[name])
+            norm.momentum = momenta[name]
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def search_lambda(
