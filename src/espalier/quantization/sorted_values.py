@@ -212,17 +212,27 @@ def sort_with(values: Array, weights: Array) -> tuple[Array, Array]:
 def _keys(values: Array) -> Array:
     """Unsigned integers in the order of the values: sign bit flipped, negatives complemented."""
     bits = 8 * values.dtype.itemsize
-    keys = (values.view(f"i{bits // 8}") >> (bits - 1)).view(f"u{bits // 8}")
-    keys |= keys.dtype.type(1 << (bits - 1))
-    keys ^= values.view(keys.dtype)
+    signed, raw = values.view(f"i{bits // 8}"), values.view(f"u{bits // 8}")
+    keys = np.empty_like(raw)
+
+    def work(piece: tuple[int, int]) -> None:
+        part = slice(*piece)
+        keys[part] = (signed[part] >> (bits - 1)).view(keys.dtype)
+        keys[part] |= keys.dtype.type(1 << (bits - 1))
+        keys[part] ^= raw[part]
+
+    in_threads(work, pieces(values.size))
     return keys
 
 
 def _unkeyed(keys: Array, dtype: np.dtype[Any]) -> Array:
     top = keys.dtype.type(8 * keys.dtype.itemsize - 1)
-    for lo, hi in pieces(keys.size):
-        part = keys[lo:hi]
+
+    def work(piece: tuple[int, int]) -> None:
+        part = keys[slice(*piece)]
         part ^= ((part >> top) - keys.dtype.type(1)) | (keys.dtype.type(1) << top)
+
+    in_threads(work, pieces(keys.size))
     return keys.view(dtype)
 
 
