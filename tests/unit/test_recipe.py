@@ -108,6 +108,15 @@ def test_every_option_does_something(tmp_path, stages):
     assert kinds != {"dense"}
 
 
+def test_layer_by_layer_training_takes_all_the_options_of_training(tmp_path):
+    head = GOOD.split("  - train")[0]
+    how = "{epochs: 2, batch_size: 32, dropout: 0.4, prune: {density: 0.5, epochs: 1, every: 2}}"
+    text = head + f"  - share: {{bits: 2, layerwise: {how}}}\n  - save: {{path: b.esp}}\n"
+    result = run_recipe(parse_recipe(text, "x"), tmp_path)
+    assert result.model[2].p == 0.4
+    assert int(result.model[0].weight.count_nonzero()) == 32
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -102,13 +102,14 @@ def server(small_mnist):
             _, folder, name = self.path.split("/")
             if folder == "good":
                 body = gzip.compress(small_mnist[name.removesuffix(".gz")])
-            elif folder == "bad":
+            elif folder in ("bad", "cut"):
                 body = gzip.compress(b"something else")
             else:
                 self.send_error(404)
                 return
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            cut = folder == "cut"
+            self.send_header("Content-Length", str(len(body) + 100 * cut))
             self.end_headers()
             self.wfile.write(body)
 
@@ -139,6 +140,12 @@ def test_when_no_mirror_has_it_nothing_is_left(tmp_path, monkeypatch, server):
     with pytest.raises(DataUnavailable, match=r"missing/.*404.*bad/.*SHA-256"):
         mnist()
     assert not list(tmp_path.rglob("*ubyte*"))
+
+
+def test_a_transfer_that_is_cut_short_is_a_failure_like_others(server):
+    with pytest.raises(DataUnavailable, match=r"cut/x: ended 100 bytes early"):
+        download([f"{server}/cut/x"], Path("nowhere"), check=bytes)
+    assert not Path("nowhere").exists()
 
 
 def test_a_host_that_does_not_answer_is_given_up():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_density
-from espalier.parametrization import current, mask_of, set_mask
+from espalier.parametrization import mask_of, set_mask
 from espalier.pruning.criterion import CRITERIA, Criterion, Stats
 from espalier.pruning.fisher import Batches, Loss, diagonal_fisher
 from espalier.pruning.masks import masks_global, masks_per_layer
@@ -218,7 +218,6 @@ __all__ = [
     "PrunedLayer",
     "apply",
     "choose",
-    "current",
     "fisher_for",
     "prune",
     "score",

@@ -62,7 +62,7 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
     raise InvalidArgument(f"no stage is called {stage.kind!r}")
 
 
-def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[str, Any]:
+def _train(context: Context, options: schema.Train, checkpoint: Path | None) -> dict[str, Any]:
     names = {f.name for f in fields(Settings)} - {"seed"}
     settings = Settings(**options.model_dump(include=names), seed=context.seed)
     if options.dropout is not None:
@@ -158,22 +158,9 @@ def _share(context: Context, options: schema.Share) -> dict[str, Any]:
     layers = []
     for layer in share_layerwise(context.model, options.bits, **how):
         # No checkpoint: what a resumed stage would find is a model with other layers shared.
-        trained = _train_layer(context, options.layerwise)
+        trained = _train(context, options.layerwise, checkpoint=None)
         layers.append(asdict(layer) | {"held_out_error": trained["held_out_error"]})
     return {"layers": layers, "skipped": []}
-
-
-def _train_layer(context: Context, options: schema.Train) -> dict[str, Any]:
-    names = {f.name for f in fields(Settings)} - {"seed"}
-    settings = Settings(**options.model_dump(include=names), seed=context.seed)
-    history = train(
-        context.model,
-        context.split.train,
-        settings,
-        held_out=context.split.held_out,
-        progress=context.progress,
-    )
-    return _trained(history)
 
 
 def _evaluate(context: Context, options: schema.Evaluate) -> dict[str, Any]:

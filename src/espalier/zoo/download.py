@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from http.client import HTTPException
 from pathlib import Path
 from time import monotonic
 
@@ -54,7 +56,7 @@ def download(
         try:
             data = _fetch(url, left)
             check(data)
-        except (OSError, FormatError, ValueError) as error:
+        except (OSError, HTTPException, FormatError, ValueError) as error:
             failures.append(f"{url}: {error}")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,31 +72,27 @@ def _fetch(url: str, connect_seconds: float) -> bytes:
     The thread is what makes the limit hold: a resolver that hangs ignores socket time-outs.
     """
     answered = threading.Event()
-    result: dict[str, bytes | Exception] = {}
+    fetched: Future[bytes] = Future()
 
     def work() -> None:
         try:
             with urllib.request.urlopen(url, timeout=connect_seconds) as response:
                 answered.set()
-                response.fp.raw._sock.settimeout(30.0) if hasattr(response.fp, "raw") else None
+                if hasattr(response.fp, "raw"):
+                    response.fp.raw._sock.settimeout(30.0)
                 data = response.read(MAX_BYTES + 1)
+                missing = response.length or 0
             if len(data) > MAX_BYTES:
                 raise ValueError(f"longer than {MAX_BYTES} bytes")
-            result["data"] = data
-        except (OSError, ValueError) as error:
-            result["error"] = error
+            if missing:
+                raise OSError(f"ended {missing} bytes early")
+            fetched.set_result(data)
+        except Exception as error:  # noqa: BLE001 - all go to the caller, who waits for one
+            fetched.set_exception(error)
         finally:
             answered.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     if not answered.wait(connect_seconds):
         raise TimeoutError(f"no answer within {connect_seconds:.0f} s")
-    thread.join()
-    if "data" not in result:
-        error = result["error"]
-        raise error if isinstance(error, Exception) else OSError("no data")
-    data = result["data"]
-    if not isinstance(data, bytes):  # pragma: no cover - narrows the type
-        raise OSError("no data")
-    return data
+    return fetched.result()
