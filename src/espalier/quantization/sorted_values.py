@@ -191,7 +191,8 @@ def sort(values: Array) -> Array:
     """A sorted copy of 1-D finite ``values``."""
     if values.size < RADIX_FROM:
         return np.sort(values)
-    return _unkeyed(_radix_sort(_keys(values), 0), values.dtype)
+    bits = 8 * values.dtype.itemsize
+    return _radix_sort(values.view(f"u{bits // 8}"), 0, bits - 1).view(values.dtype)
 
 
 def sort_with(values: Array, weights: Array) -> tuple[Array, Array]:
@@ -199,68 +200,48 @@ def sort_with(values: Array, weights: Array) -> tuple[Array, Array]:
     if values.size < RADIX_FROM or values.dtype != np.float32:
         order = np.argsort(values, kind="stable")
         return values[order], weights[order]
-    # The index rides in the low half of the key, and is never sorted by.
-    packed = _keys(values).astype(np.uint64)
+    # The index rides in the low half of the item, and is never sorted by.
+    packed = values.view(np.uint32).astype(np.uint64)
     packed <<= np.uint64(32)
     packed |= np.arange(values.size, dtype=np.uint32)
-    packed = _radix_sort(packed, 32)
-    ordered = _unkeyed((packed >> np.uint64(32)).astype(np.uint32), values.dtype)
+    packed = _radix_sort(packed, 32, 63)
+    ordered = (packed >> np.uint64(32)).astype(np.uint32).view(values.dtype)
     packed &= np.uint64(0xFFFFFFFF)
     return ordered, weights[packed.view(np.int64)]
 
 
-def _keys(values: Array) -> Array:
-    """Unsigned integers in the order of the values: sign bit flipped, negatives complemented."""
-    bits = 8 * values.dtype.itemsize
-    signed, raw = values.view(f"i{bits // 8}"), values.view(f"u{bits // 8}")
-    keys = np.empty_like(raw)
-
-    def work(piece: tuple[int, int]) -> None:
-        part = slice(*piece)
-        keys[part] = (signed[part] >> (bits - 1)).view(keys.dtype)
-        keys[part] |= keys.dtype.type(1 << (bits - 1))
-        keys[part] ^= raw[part]
-
-    in_threads(work, pieces(values.size))
-    return keys
-
-
-def _unkeyed(keys: Array, dtype: np.dtype[Any]) -> Array:
-    top = keys.dtype.type(8 * keys.dtype.itemsize - 1)
-
-    def work(piece: tuple[int, int]) -> None:
-        part = keys[slice(*piece)]
-        part ^= ((part >> top) - keys.dtype.type(1)) | (keys.dtype.type(1) << top)
-
-    in_threads(work, pieces(keys.size))
-    return keys.view(dtype)
-
-
-def _radix_sort(keys: Array, shift: int) -> Array:
-    """Sort unsigned ``keys`` by the bits from ``shift`` up, stably; ``keys`` are lost.
+def _radix_sort(items: Array, shift: int, sign: int) -> Array:
+    """A copy of ``items``, floats by the bits from ``shift`` up to ``sign``, sorted stably.
 
     Least digit first. Each thread counts and moves a part of its own; where it moves them to is
     found from all counts before, so that the result is the same for any number of threads.
     """
-    spare = np.empty_like(keys)
-    parts = pieces(keys.size, -(-keys.size // thread_count()))
-    for at in range(shift, 8 * keys.dtype.itemsize, DIGIT):
+    parts = pieces(items.size, -(-items.size // thread_count()))
+    passes = range(shift, sign + 1, DIGIT)
+    source, spare, top = items, None, sign
+    for at in passes:
         counts = np.zeros((len(parts), 1 << DIGIT), np.int64)
-        in_threads(partial(_count, keys, at), list(zip(parts, counts, strict=True)))
-        if counts.sum(axis=0).max() == keys.size:
+        in_threads(partial(_count, source, at, top), list(zip(parts, counts, strict=True)))
+        last = at == passes[-1]
+        if counts.sum(axis=0).max() == items.size and not (last and top == radix.PLAIN):
             continue  # all alike here, as the low bits of widened bfloat16 are
         by_digit = counts.T.reshape(-1)
         offsets = (np.cumsum(by_digit) - by_digit).reshape(1 << DIGIT, len(parts)).T.copy()
-        in_threads(partial(_scatter, keys, at, spare), list(zip(parts, offsets, strict=True)))
-        keys, spare = spare, keys
-    return keys
+        out = np.empty_like(items) if spare is None else spare
+        how = (source, at, out, top, sign if last else radix.PLAIN)
+        in_threads(partial(_scatter, *how), list(zip(parts, offsets, strict=True)))
+        spare = None if source is items else source
+        source, top = out, how[-1]
+    return items.copy() if source is items else source
 
 
-def _count(keys: Array, at: int, task: tuple[tuple[int, int], Array]) -> None:
+def _count(items: Array, at: int, top: int, task: tuple[tuple[int, int], Array]) -> None:
     (lo, hi), counts = task
-    radix.count(keys[lo:hi], at, counts)
+    radix.count(items[lo:hi], at, counts, top)
 
 
-def _scatter(keys: Array, at: int, out: Array, task: tuple[tuple[int, int], Array]) -> None:
+def _scatter(
+    items: Array, at: int, out: Array, top: int, top_out: int, task: tuple[tuple[int, int], Array]
+) -> None:
     (lo, hi), offsets = task
-    radix.scatter(keys[lo:hi], at, offsets, out)
+    radix.scatter(items[lo:hi], at, offsets, out, top, top_out)
