@@ -48,6 +48,13 @@ def check_bits(value: object) -> int:
     raise InvalidArgument(f"bits must be an integer from 1 to 16, not {value!r}")
 
 
+def check_lambda(value: object) -> float:
+    """``value`` as a Lagrange multiplier: a finite number above 0."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise InvalidArgument(f"lambda must be a finite number above 0, not {value!r}")
+
+
 def kept_count(density: float, n: int) -> int:
     """How many of ``n`` weights a density keeps: the nearest integer, halves up, at least 1.
 

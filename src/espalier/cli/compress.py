@@ -10,7 +10,7 @@ import typer
 
 from espalier.cli import console
 from espalier.errors import InvalidArgument
-from espalier.options import GLOBAL, Lookup, check_bits, check_density, parse
+from espalier.options import GLOBAL, Lookup, check_bits, check_density, check_lambda, parse
 
 if TYPE_CHECKING:
     from espalier.compress import Summary
@@ -46,6 +46,42 @@ def command(
             show_default=AUTO,
         ),
     ] = None,
+    lam: Annotated[
+        str | None,
+        typer.Option(
+            "--lambda",
+            metavar="L",
+            help="In place of --bits: a grid for each weight, of least distortion + L x bits: one "
+            "value, or by kind and name pattern. About 0.01 from the weights alone, 1e-8 to 1e-7 "
+            "with --data.",
+            show_default=False,
+        ),
+    ] = None,
+    target_loss: Annotated[
+        str | None,
+        typer.Option(
+            "--target-loss",
+            metavar="X",
+            help="The largest lambda that loses no more than X. With --data: rise of the held-out "
+            "loss in nats, or of the error in points if X ends in %. Without: relative error of "
+            "each weight.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Builds the network of INPUT.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Gives its data, as a recipe's does: (train, test).",
+            show_default=False,
+        ),
+    ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Keep every tensor exactly, bit for bit.")
     ] = False,
@@ -72,6 +108,10 @@ def command(
 
     espalier compress folder/ -o model.esp --lossless --jobs 2
 
+    espalier compress net.safetensors -o net.esp --target-loss 0.05
+
+    espalier compress net.pt -o net.esp --target-loss 0.5% --model my:net --data my:data
+
     A folder is one as Hugging Face has them: safetensors files, in shards or not,
     and others beside them, which are kept byte for byte.
 
@@ -79,11 +119,11 @@ def command(
     tensor's name with or without .weight. A pattern overrides a kind, and of
     two patterns the later one counts.
     """
+    _refuse_conflicts(lossless, density, bits, lam, target_loss, model, data)
     densities, widths = _options(density, bits)
-    if lossless:
-        if density is not None or bits is not None:
-            raise typer.BadParameter("--lossless excludes --density and --bits")
-        widths = None
+    widths = None if lossless or lam is not None or target_loss is not None else widths
+    lams = _lambdas(lam)
+    target = None if target_loss is None else _target(target_loss, model is not None)
 
     from espalier.compress import compress_checkpoint
     from espalier.interop import open_checkpoint
@@ -93,6 +133,12 @@ def command(
     if not quiet:
         for line in checkpoint.notes:
             console.note(f"{source}: {line}")
+    prepared: dict[str, Any] = {}
+    if model is not None and data is not None:
+        with console.stages(quiet) as report:
+            prepared = _quantized(checkpoint, model, data, lams, target, densities, report)
+        densities = target = None
+        lams = None
     total = sum(info.nbytes for info in checkpoint.infos.values())
     with console.progress(f"Compressing {source.name}", total, quiet) as advance:
         summary = compress_checkpoint(
@@ -100,6 +146,9 @@ def command(
             output,
             density=densities,
             bits=widths,
+            lam=lams,
+            limit=None if target is None else target[0],
+            prepared=prepared,
             coder=coder,
             effort=effort,
             jobs=job_count(jobs),
@@ -129,6 +178,89 @@ def _options(density: str | None, bits: str | None) -> tuple[Any, Any]:
     return densities, widths
 
 
+def _refuse_conflicts(
+    lossless: bool,
+    density: str | None,
+    bits: str | None,
+    lam: str | None,
+    target_loss: str | None,
+    model: str | None,
+    data: str | None,
+) -> None:
+    """Options that cannot stand together, or not alone."""
+    if lossless:
+        given = {"--density": density, "--bits": bits, "--lambda": lam}
+        given |= {"--target-loss": target_loss}
+        if any(value is not None for value in given.values()):
+            raise typer.BadParameter(f"--lossless excludes {', '.join(given)}")
+    one_of = {"--bits": bits, "--lambda": lam, "--target-loss": target_loss}
+    found = [name for name, value in one_of.items() if value is not None]
+    if len(found) > 1:
+        raise typer.BadParameter(f"{' and '.join(found)} exclude each other")
+    if (model is None) != (data is None):
+        raise typer.BadParameter("--model and --data belong together: give both or neither")
+    if model is not None and lam is None and target_loss is None:
+        raise typer.BadParameter("--model and --data need --lambda or --target-loss")
+
+
+def _lambdas(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        values = parse(text, float, "lambda")
+        Lookup(values, "lambda", check_lambda)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from None
+    return values
+
+
+def _target(text: str, with_data: bool) -> tuple[float, bool]:
+    """A limit, and whether it was written in percent."""
+    percent = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    limit = value / 100 if percent and not with_data else value
+    if not (0 < limit < math.inf):
+        raise typer.BadParameter(f"--target-loss: {text!r} is not a number above 0, or percents")
+    if not with_data and limit >= 1:
+        raise typer.BadParameter(
+            f"--target-loss: {text!r} is no relative error below 1; without --model and --data "
+            "it limits the relative error of each weight"
+        )
+    return limit, percent
+
+
+def _quantized(
+    checkpoint: Checkpoint,
+    model: str,
+    data: str,
+    lams: Any,
+    target: tuple[float, bool] | None,
+    densities: Any,
+    report: Any,
+) -> dict[str, Any]:
+    """The tensors of the network that the checkpoint belongs to, quantized with its data."""
+    from espalier.recipe.one_stage import quantize_checkpoint
+
+    options: dict[str, Any] = {"lambda": lams}
+    if target is not None:
+        limit, percent = target
+        options = {"max_error_rise" if percent else "max_loss_rise": limit}
+
+    def progress(done: int, total: int, text: str) -> None:
+        if report is not None:
+            report("quantize", done, total, text)
+
+    tensors, measured = quantize_checkpoint(
+        checkpoint, model, data, options, density=densities, progress=progress
+    )
+    if report is not None and target is not None:
+        console.note(f"lambda {measured['lambda']:.4g}, in {measured['evaluations']} evaluations")
+    return tensors
+
+
 def _width(text: str) -> int | str:
     return AUTO if text == AUTO else int(text)
 
@@ -147,6 +279,7 @@ def _as_json(checkpoint: Checkpoint, output: Path, summary: Summary) -> dict[str
                 "dtype": outcome.info.dtype,
                 "density": outcome.density,
                 "bits": outcome.bits,
+                "lambda": outcome.lam,
                 "values": row.levels or None,
                 "kept_exactly_because": outcome.reason or None,
                 "original_bytes": outcome.info.nbytes,
@@ -165,7 +298,7 @@ def _print(checkpoint: Checkpoint, output: Path, summary: Summary) -> None:
     rows = []
     exact = []
     for outcome, row in zip(summary.outcomes, summary.ledger.rows, strict=True):
-        if outcome.density is None and outcome.bits is None:
+        if outcome.exact:
             exact.append((outcome, row))
             continue
         error = outcome.error
@@ -174,7 +307,7 @@ def _print(checkpoint: Checkpoint, output: Path, summary: Summary) -> None:
                 outcome.info.name,
                 "x".join(map(str, outcome.info.shape)),
                 f"{100 * row.stored / max(row.elements, 1):.1f}",
-                "exact" if outcome.bits is None else str(row.levels),
+                str(row.levels or "exact"),
                 console.size(outcome.info.nbytes),
                 console.size(row.total_bytes),
                 f"{error.relative:.2e}",

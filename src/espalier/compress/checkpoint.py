@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from espalier.compress.exact import keep_exactly
-from espalier.compress.plan import AUTO, Bits, Choice, Step, plan
+from espalier.compress.plan import AUTO, FLOATS, Bits, ByName, Choice, Step, plan
+from espalier.compress.rate import quantize, quantize_within
 from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share, to_numbers
 from espalier.container import Ledger, Writer
 from espalier.container.writer import Encoded
@@ -28,7 +29,7 @@ _MOSTLY_ZERO = 0.5  # above this share of zeros, writing positions is cheaper th
 class Outcome:
     """What was done to one tensor, and the error made.
 
-    ``reason`` says why a tensor was kept exactly; empty where it was not.
+    ``reason`` says why a tensor was kept exactly; empty where it was not. ``lam``: of its grid.
     """
 
     info: TensorInfo
@@ -36,6 +37,12 @@ class Outcome:
     bits: Bits
     reason: str
     error: Error
+    lam: float | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing was done to it."""
+        return (self.density, self.bits, self.lam, self.error) == (None, None, None, EXACT)
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,13 @@ class Summary:
     skipped: Mapping[str, str]
 
 
-def compress_tensor(step: Step, array: Array) -> tuple[CompressedTensor, Outcome]:
+def compress_tensor(
+    step: Step, array: Array, prepared: CompressedTensor | None = None
+) -> tuple[CompressedTensor, Outcome]:
     """Do what ``step`` says to ``array``, which is in the storage dtype of its tensor.
 
-    Zeros stay exactly zero, whether they were pruned here or before.
+    Zeros stay exactly zero, whether they were pruned here or before. ``prepared`` takes the place
+    of what would be done.
 
     Raises
     ------
@@ -60,6 +70,8 @@ def compress_tensor(step: Step, array: Array) -> tuple[CompressedTensor, Outcome
     info = step.info
     shape, dtype = info.shape, info.dtype
     bits_in_file = array.reshape(-1)
+    if prepared is not None:
+        return _as_prepared(step, array, prepared)
     if step.reason:
         outcome = Outcome(info, None, None, step.reason, EXACT)
         return keep_exactly(info, bits_in_file), outcome
@@ -73,22 +85,59 @@ def compress_tensor(step: Step, array: Array) -> tuple[CompressedTensor, Outcome
     elif nonzero.size < (1 - _MOSTLY_ZERO) * values.size:
         kept = nonzero
     tensor: CompressedTensor
-    reason = ""
-    if step.bits is not None:
+    reason, lam = "", step.lam
+    if step.bits is not None or step.on_grid:
         part = values if kept is None else values[kept]
-        codes, book = share(part, step.bits, dtype)
+        codes, book, lam = _codebook(step, part)
         reason = _why_sharing_does_not_pay(codes, book)
         if kept is None:
             tensor = Codebook(shape, dtype, codes, book)
         else:
             tensor = SparseCodebook(shape, dtype, kept, codes, book)
-    if step.bits is None or reason:
+    if reason or not (step.bits is not None or step.on_grid):
         if kept is None or (step.density is None and reason):
             return Dense(shape, dtype, bits_in_file), Outcome(info, None, None, reason, EXACT)
         tensor = Sparse(shape, dtype, kept, bits_in_file[kept])
     error = measure(values, to_numbers(tensor.dense().reshape(-1), dtype))
-    bits = None if reason else step.bits
-    return tensor, Outcome(info, step.density, bits, reason, error)
+    if reason:
+        return tensor, Outcome(info, step.density, None, reason, error)
+    return tensor, Outcome(info, step.density, step.bits, reason, error, lam)
+
+
+def _as_prepared(
+    step: Step, array: Array, prepared: CompressedTensor
+) -> tuple[CompressedTensor, Outcome]:
+    info = step.info
+    if (prepared.shape, prepared.dtype) != (info.shape, info.dtype):
+        raise InvalidArgument(
+            f"tensor {info.name!r} is {info.dtype} {info.shape} in the checkpoint and "
+            f"{prepared.dtype} {prepared.shape} in the model"
+        )
+    now = prepared.dense().reshape(-1)
+    if info.dtype in FLOATS:
+        error = measure(*(to_numbers(part, info.dtype) for part in (array.reshape(-1), now)))
+    else:
+        error = EXACT if np.array_equal(array.reshape(-1), now) else Error(math.nan, 0.0, math.nan)
+    density = None
+    if isinstance(prepared, Sparse | SparseCodebook):
+        density = prepared.stored / max(prepared.size, 1)
+    if error == EXACT and isinstance(prepared, Dense):
+        reason = step.reason if info.dtype not in FLOATS else "kept as it is"
+        return keep_exactly(info, array.reshape(-1)), Outcome(info, None, None, reason, EXACT)
+    return prepared, Outcome(info, density, None, "", error, step.lam)
+
+
+def _codebook(step: Step, values: Array) -> tuple[Array, Array, float | None]:
+    """Codes, codebook and, on a grid, its lambda."""
+    try:
+        if step.lam is not None:
+            return *quantize(values, step.lam, step.info.dtype), step.lam
+        if step.limit is not None:
+            return quantize_within(values, step.limit, step.info.dtype)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"tensor {step.info.name!r}: {error}") from None
+    assert step.bits is not None
+    return *share(values, step.bits, step.info.dtype), None
 
 
 def _why_sharing_does_not_pay(codes: Array, book: Array) -> str:
@@ -119,6 +168,9 @@ def compress_checkpoint(
     *,
     density: float | Mapping[str, float | None] | None = None,
     bits: Choice = AUTO,
+    lam: ByName = None,
+    limit: ByName = None,
+    prepared: Mapping[str, CompressedTensor] | None = None,
     coder: str = "auto",
     effort: str = "default",
     jobs: int = 1,
@@ -137,8 +189,11 @@ def compress_checkpoint(
         From :func:`espalier.interop.open_checkpoint`.
     path : path
         Written to a temporary file and renamed.
-    density, bits
+    density, bits, lam, limit
         See :func:`plan`.
+    prepared : mapping, optional
+        Tensors, by name, that are written in place of what would be made of those of the
+        checkpoint: as a network has them that was quantized with data.
     coder : str, default "auto"
         Entropy coder; ``"auto"`` is the smallest for each stream.
     effort : str, default "default"
@@ -161,13 +216,15 @@ def compress_checkpoint(
     >>> compress_checkpoint(checkpoint, "resnet20.esp").ledger.ratio         # doctest: +SKIP
     4.3
     """
-    steps = plan(checkpoint.infos.values(), density, bits)
+    steps = plan(checkpoint.infos.values(), density, bits, lam, limit)
     outcomes = []
     with Writer(Path(path), coder, force, effort=effort) as writer:
 
         def work(step: Step) -> tuple[Encoded, Outcome]:
             try:
-                tensor, outcome = compress_tensor(step, checkpoint.load(step.info.name)[1])
+                array = checkpoint.load(step.info.name)[1]
+                given = (prepared or {}).get(step.info.name)
+                tensor, outcome = compress_tensor(step, array, given)
                 return writer.encode(tensor), outcome
             except InvalidArgument as error:
                 raise InvalidArgument(f"{checkpoint.path}: {error}") from None

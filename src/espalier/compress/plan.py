@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from espalier.errors import InvalidArgument
 from espalier.interop import TensorInfo
-from espalier.options import Lookup, check_bits, check_density
+from espalier.options import Lookup, check_bits, check_density, check_lambda
 
 AUTO = "auto"
 """In place of a number of bits: 8, with no more values than its error asks for."""
@@ -17,6 +18,7 @@ LOSSLESS = "lossless"
 
 Bits = int | str | None
 Choice = int | str | Mapping[str, Bits] | None
+ByName = float | Mapping[str, float | None] | None
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Dtypes whose weights are pruned and shared; all others are kept exactly."""
@@ -32,20 +34,38 @@ class Step:
     density : float or None
         Fraction of elements to keep; None: all.
     bits : int, "auto" or None
-        At most 2^bits shared values; None: exact values.
+        At most 2^bits shared values; None: exact values, or those of a grid.
     reason : str
-        Why neither is done; empty where one is.
+        Why nothing is done; empty where something is.
+    lam : float or None
+        What a bit may cost on a grid.
+    limit : float or None
+        On a grid, the relative error of the tensor that lambda is chosen for.
     """
 
     info: TensorInfo
     density: float | None
     bits: Bits
     reason: str = ""
+    lam: float | None = None
+    limit: float | None = None
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the weight goes to a grid, by rate and distortion."""
+        return self.lam is not None or self.limit is not None
 
 
 def check_width(value: object) -> int | str:
     """``value`` as a number of bits from 1 to 16, or ``"auto"``."""
     return AUTO if value == AUTO else check_bits(value)
+
+
+def check_limit(value: object) -> float:
+    """``value`` as a limit of the relative error of a tensor: a number between 0 and 1."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
+        return float(value)
+    raise InvalidArgument(f"a limit of relative errors must lie between 0 and 1, not {value!r}")
 
 
 def kind_of(info: TensorInfo) -> str:
@@ -67,6 +87,8 @@ def plan(
     infos: Iterable[TensorInfo],
     density: float | Mapping[str, float | None] | None = None,
     bits: Choice = AUTO,
+    lam: ByName = None,
+    limit: ByName = None,
 ) -> list[Step]:
     """Decide for every tensor, from its name and shape alone.
 
@@ -80,11 +102,21 @@ def plan(
         Shared values: at most 2^bits for each weight. ``"auto"``: 8 bits, and of the 129 to 256
         values of such a codebook the fewest that keep the tensor's relative error within 2^-7.
 
+    lam, limit : float, or mapping, or None
+        In place of ``bits`` (left out, or ``"auto"``), a grid chosen by rate and distortion: with
+        this lambda, or with the largest whose relative error, for each tensor, is at most
+        ``limit``.
+
     Raises
     ------
     InvalidArgument
-        A value is out of range, or a key matches none of the weights.
+        A value is out of range, or a key matches none of the weights; two of ``bits``, ``lam`` and
+        ``limit`` are set.
     """
+    if bits == AUTO and not (lam is None and limit is None):
+        bits = None
+    if sum(value is not None for value in (bits, lam, limit)) > 1:
+        raise InvalidArgument("bits, lam and limit exclude each other: give one of them")
     infos = list(infos)
     reasons = [why_exact(info) for info in infos]
     weights = [info for info, reason in zip(infos, reasons, strict=True) if not reason]
@@ -98,10 +130,16 @@ def plan(
 
     densities = resolve(density, "density", check_density)
     widths = resolve(bits, "bits", check_width)
+    lams, limits = resolve(lam, "lambda", check_lambda), resolve(limit, "limit", check_limit)
+    anything = not (bits is None and lam is None and limit is None)
     steps = []
     for info, reason in zip(infos, reasons, strict=True):
-        keep, width = densities.get(info.name), widths.get(info.name)
-        if not reason and keep is None and width is None:
-            reason = LOSSLESS if bits is None else "no density and no bits are set for it"
-        steps.append(Step(info, None, None, reason) if reason else Step(info, keep, width))
+        chosen = [table.get(info.name) for table in (densities, widths, lams, limits)]
+        if not reason and chosen == [None] * 4:
+            what = "bits" if bits is not None else "lambda" if lam is not None else "limit"
+            reason = f"no density and no {what} are set for it" if anything else LOSSLESS
+        keep, width, rate, error = chosen
+        steps.append(
+            Step(info, None, None, reason) if reason else Step(info, keep, width, "", rate, error)
+        )
     return steps

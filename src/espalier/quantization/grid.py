@@ -30,6 +30,8 @@ Array = NDArray[Any]
 
 BLOCK = 64
 PASSES = 3
+FINEST = 1 / 8
+"""The smallest factor between two steps that are tried is two to this."""
 LEVEL_BITS = 20.0
 """What one more level costs in tables and codebook, in bits."""
 DAMPING = 0.01
@@ -95,22 +97,23 @@ class Layer:
         return Rounded(symbols, step, self._distortion(symbols, step), _bits(symbols, top))
 
     def best(self, lam: float) -> Rounded:
-        """The step of least D + lambda R: downhill by factors of 2^(1/2)."""
+        """The step of least D + lambda R: downhill by factors of 2^(1/2), then ever finer."""
         diagonal = 1.0 if self.moments is None else float(np.mean(np.diag(self.moments)))
         stiffness = max(float(np.mean(self.curvature)) * diagonal, 1e-30)
         largest = max(float(np.abs(self.weights).max(initial=0.0)), 1e-30)
         start = min(np.sqrt(12 * lam / stiffness), largest)
         start = max(start, largest / (MAX_SYMBOL / 2))
-        tried: dict[int, Rounded] = {0: self.round(start, lam)}
-        here = 0
-        while True:
-            for k in (here - 1, here + 1):
-                if k not in tried and abs(k) <= 16:
-                    tried[k] = self.round(start * 2.0 ** (k / 2), lam)
+        tried: dict[float, Rounded] = {0.0: self.round(start, lam)}
+        here, stride = 0.0, 0.5
+        while stride >= FINEST:
+            for k in (here - stride, here + stride):
+                if k not in tried and abs(k) <= 8:
+                    tried[k] = self.round(start * 2.0**k, lam)
             least = min(tried, key=lambda k: tried[k].cost(lam))
             if least == here:
-                return tried[here]
+                stride /= 2
             here = least
+        return tried[here]
 
     def _distortion(self, symbols: Array, step: float) -> float:
         error = self.weights - symbols * step

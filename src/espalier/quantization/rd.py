@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
-from espalier.options import Lookup
+from espalier.options import Lookup, check_lambda
 from espalier.parametrization import codes_dtype, mask_of, set_codes
 from espalier.quantization.curvature import LayerCurvature, supported
 from espalier.quantization.grid import Layer, Rounded
@@ -51,13 +51,6 @@ class GridReport:
         """Entropy over all quantized weights together."""
         elements = sum(layer.elements for layer in self.layers)
         return sum(layer.bits for layer in self.layers) / elements if elements else 0.0
-
-
-def check_lambda(value: object) -> float:
-    """``value`` as a Lagrange multiplier: a finite number above 0."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return float(value)
-    raise InvalidArgument(f"lam must be a finite number above 0, not {value!r}")
 
 
 @torch.no_grad()
@@ -114,7 +107,7 @@ def quantize_rd(
     Sources: Choi et al. 2017 (arXiv 1612.01543), Frantar et al. 2022 (arXiv 2210.17323), Conzelmann
     and Bamler 2025 (arXiv 2505.18758).
     """
-    chosen, skipped = select(model, Lookup(lam, "lam", check_lambda))
+    chosen, skipped = select(model, Lookup(lam, "lambda", check_lambda))
     work = []
     for target, value in chosen:
         reason = _obstacle(target)
@@ -124,7 +117,9 @@ def quantize_rd(
         refuse_nonfinite(target, target.value)
         work.append((target, _layer(target, curvature), value))
     if not work:
-        raise InvalidArgument("lam: no linear or convolution weight of the model can be quantized")
+        raise InvalidArgument(
+            "lambda: no linear or convolution weight of the model can be quantized"
+        )
     rounded = [(target, layer.best(value)) for target, layer, value in work]
     layers = tuple(_put(t, r, curvature if correct_bias else None) for t, r in rounded)
     return GridReport(layers, tuple(skipped))
@@ -271,6 +266,7 @@ def search_lambda(
     start: float | None = None,
     evaluations: int = 10,
     after: Callable[[nn.Module], object] | None = None,
+    correct_bias: bool = True,
 ) -> float:
     """The largest lambda, within a factor of 2^(1/4), whose model has ``evaluate(model) <= limit``.
 
@@ -289,6 +285,8 @@ def search_lambda(
         At most so many models are made and evaluated.
     after : callable, optional
         What is done to each model before it is evaluated, :func:`reestimate_batchnorm` for example.
+    correct_bias : bool
+        As for :func:`quantize_rd`.
 
     Raises
     ------
@@ -298,7 +296,7 @@ def search_lambda(
 
     def within(lam: float) -> bool:
         candidate = copy.deepcopy(model)
-        quantize_rd(candidate, lam, curvature=curvature)
+        quantize_rd(candidate, lam, curvature=curvature, correct_bias=correct_bias)
         if after is not None:
             after(candidate)
         value = float(evaluate(candidate))

@@ -66,11 +66,11 @@ def build_model(recipe: Recipe) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"model: {recipe.model} gave a {type(model).__name__}, not a Module")
     if recipe.weights is not None:
-        _load_weights(model, Path(recipe.weights))
+        load_weights(model, Path(recipe.weights))
     return model
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
     if path.suffix == ".esp":
         load(path, into=model)
         return

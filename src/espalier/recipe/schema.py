@@ -31,6 +31,7 @@ from espalier.errors import InvalidArgument
 _Fraction = Annotated[float, Field(gt=0, le=1)]
 _Density = _Fraction | dict[str, _Fraction | None]
 _Quality = Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)] | None]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Bits = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -102,6 +103,35 @@ class Share(_Strict):
     """Share one layer after another, and train like this after each."""
 
 
+class QuantizeRd(_Strict):
+    """``quantize_rd``: grids by rate and distortion, as :func:`espalier.quantize_rd` makes them.
+
+    Either ``lambda``, or how far the held-out loss or error may rise: then the largest lambda that
+    stays within it is searched.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    lam: _Positive | dict[str, _Positive | None] | None = Field(None, alias="lambda")
+    max_loss_rise: Annotated[float, Field(ge=0)] | None = None
+    """Nats a sample."""
+    max_error_rise: Annotated[float, Field(ge=0)] | None = None
+    """Points."""
+    samples: Annotated[int, Field(ge=1)] = 1024
+    """How many training samples show the curvature of the loss, and move batch norms."""
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    correct_bias: bool = True
+    move_batchnorm: bool = True
+    """Move the statistics of batch norms by what quantization changed."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> QuantizeRd:
+        given = (self.lam, self.max_loss_rise, self.max_error_rise)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of lambda, max_loss_rise and max_error_rise")
+        return self
+
+
 class Evaluate(_Strict):
     """``evaluate``: error and loss, kept in the results under ``name``."""
 
@@ -129,6 +159,7 @@ STAGES: dict[str, type[_Strict]] = {
     "retrain": Train,
     "share": Share,
     "fine_tune": Train,
+    "quantize_rd": QuantizeRd,
     "evaluate": Evaluate,
     "save": Save,
 }
@@ -138,11 +169,13 @@ class Stage(_Strict):
     """One entry of ``stages``: a name, and what that stage takes."""
 
     kind: str
-    options: Train | Prune | Share | Evaluate | Save
+    options: Train | Prune | Share | QuantizeRd | Evaluate | Save
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("options"), _Strict):
+            return value
         if isinstance(value, str):
             value = {value: {}}
         if not isinstance(value, dict) or len(value) != 1:

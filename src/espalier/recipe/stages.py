@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.parametrization import current, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
+from espalier.quantization.curvature import collect_curvature
+from espalier.quantization.rd import Curvatures, quantize_rd, reestimate_batchnorm, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
 from espalier.recipe.refs import Split
@@ -22,6 +25,9 @@ from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
 from espalier.training.loop import Callback, History, Settings, train
 from espalier.training.metrics import evaluate, set_dropout
+
+EVALUATIONS = 12
+"""How many networks a search for lambda makes and evaluates, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
             return _prune(context, options)
         case schema.Share() as options:
             return _share(context, options)
+        case schema.QuantizeRd() as options:
+            return _quantize_rd(context, options)
         case schema.Evaluate() as options:
             return _evaluate(context, options)
         case schema.Save() as options:
@@ -161,6 +169,83 @@ def _share(context: Context, options: schema.Share) -> dict[str, Any]:
         trained = _train(context, options.layerwise, checkpoint=None)
         layers.append(asdict(layer) | {"held_out_error": trained["held_out_error"]})
     return {"layers": layers, "skipped": []}
+
+
+def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]:
+    """Quantize with the recipe's lambda, or with the largest that the held-out data allows."""
+    model = context.model
+    seen = _first(_samples(context, options.samples), options)
+    tell = context.progress or (lambda _done, _total, _text: None)
+    tell(0, 1, "curvature")
+    curvature = collect_curvature(model, seen, seed=context.seed)
+    original = copy.deepcopy(model)
+
+    def finish(candidate: nn.Module) -> None:
+        if options.move_batchnorm:
+            reestimate_batchnorm(candidate, seen, like=original)
+
+    lam: Any = options.lam
+    searched: dict[str, Any] = {}
+    if lam is None:
+        lam, searched = _search(context, options, curvature, finish)
+    report = quantize_rd(model, lam, curvature=curvature, correct_bias=options.correct_bias)
+    finish(model)
+    tell(1, 1, f"lambda {lam}, {report.bits_per_weight:.2f} bits a weight")
+    return {
+        "lambda": lam,
+        "bits_per_weight": report.bits_per_weight,
+        **searched,
+        "layers": [asdict(layer) for layer in report.layers],
+        "skipped": [asdict(layer) for layer in report.skipped],
+    }
+
+
+def _search(
+    context: Context,
+    options: schema.QuantizeRd,
+    curvature: Curvatures,
+    after: Callable[[nn.Module], None],
+) -> tuple[float, dict[str, Any]]:
+    held_out = context.split.held_out
+    if held_out is None:
+        raise InvalidArgument("quantize_rd: nothing is held out to choose lambda on; set holdout")
+    by_error = options.max_error_rise is not None
+    tried = 0
+
+    def measure(candidate: nn.Module) -> float:
+        nonlocal tried
+        if context.progress:
+            context.progress(tried, EVALUATIONS + 1, "searching lambda")
+        tried += 1
+        found = evaluate(candidate, held_out, batch_size=options.batch_size)
+        return found.error if by_error else found.loss
+
+    rise = options.max_error_rise if by_error else options.max_loss_rise
+    assert rise is not None
+    before = measure(context.model)
+    lam = search_lambda(
+        context.model,
+        measure,
+        before + rise,
+        curvature=curvature,
+        evaluations=EVALUATIONS,
+        after=after,
+        correct_bias=options.correct_bias,
+    )
+    return lam, {"evaluations": tried, "held_out_before": before, "limit": before + rise}
+
+
+def _first(batches: Batches, options: schema.QuantizeRd) -> list[tuple[Tensor, Tensor]]:
+    """The first samples of ``batches``, in batches of the size asked for, to look at more often."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    left = options.samples
+    for x, y in batches:
+        x, y = x[:left], y[:left]
+        kept += zip(x.split(options.batch_size), y.split(options.batch_size), strict=True)
+        left -= len(x)
+        if left <= 0:
+            break
+    return kept
 
 
 def _evaluate(context: Context, options: schema.Evaluate) -> dict[str, Any]:
