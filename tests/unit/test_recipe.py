@@ -70,6 +70,31 @@ def test_an_interrupted_run_resumes_to_the_same_file(tmp_path, at):
     assert again.to_json() == resumed.to_json()
 
 
+def test_layer_by_layer_sharing_goes_on_with_the_layer_that_it_was_at(tmp_path, monkeypatch):
+    head = GOOD.split("  - train")[0]
+    text = head + "  - share: {bits: 2, layerwise: {epochs: 3, batch_size: 32}}\n"
+    recipe = parse_recipe(text + "  - save: {path: b.esp}\n", "x")
+    run_recipe(recipe, tmp_path / "whole")
+    steps = []
+
+    def stop_in_the_second_layer(stage: str, done: int, total: int, text: str) -> None:
+        steps.append(done)
+        if len(steps) == 21 + 10:  # three epochs of seven steps for each of two layers
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=stop_in_the_second_layer)
+    kept = sorted(p.name for p in (tmp_path / "run").glob("stage-*.pt"))
+    assert kept == ["stage-01-01.pt", "stage-01-02.pt"]
+    steps.clear()
+    resumed = run_recipe(recipe, tmp_path / "run", resume=True, progress=lambda *s: steps.append(s))
+    assert len(steps) == 2 * 7  # one epoch of the second layer was done
+    assert resumed.stages[0].values["layers"][0]["name"] == "0.weight"
+    assert not list((tmp_path / "run").glob("stage-*.pt"))
+    first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+
+
 def test_resume_wants_the_same_recipe_and_force_starts_again(tmp_path):
     recipe = parse_recipe(GOOD, "good")
     run_recipe(recipe, tmp_path)

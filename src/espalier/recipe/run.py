@@ -126,7 +126,8 @@ def run_recipe(
         seconds = round(monotonic() - start, 2)
         result.stages.append(StageResult(stage.kind, seconds, values))
         _close_stage(result)
-        context.checkpoint.unlink(missing_ok=True)
+        for path in context.checkpoints():
+            path.unlink()
     return result
 
 

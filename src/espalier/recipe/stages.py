@@ -41,10 +41,14 @@ class Context:
     index: int
     progress: Callable[[int, int, str], None] | None
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where this stage keeps its epochs."""
-        return self.folder / f"stage-{self.index + 1:02d}.pt"
+    def checkpoint(self, part: int = 0) -> Path:
+        """Where this stage keeps its epochs, or those of one of its parts, from 1."""
+        of = f"-{part:02d}" if part else ""
+        return self.folder / f"stage-{self.index + 1:02d}{of}.pt"
+
+    def checkpoints(self) -> list[Path]:
+        """All that are there."""
+        return sorted(self.folder.glob(f"stage-{self.index + 1:02d}*.pt"))
 
     @property
     def seed(self) -> int:
@@ -56,7 +60,7 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
     """Run one stage on ``context.model``; what it measured, as plain data."""
     match stage.options:
         case schema.Train() as options:
-            return _train(context, options, context.checkpoint)
+            return _train(context, options, context.checkpoint())
         case schema.Prune() as options:
             return _prune(context, options)
         case schema.Share() as options:
@@ -70,7 +74,7 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
     raise InvalidArgument(f"no stage is called {stage.kind!r}")
 
 
-def _train(context: Context, options: schema.Train, checkpoint: Path | None) -> dict[str, Any]:
+def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[str, Any]:
     names = {f.name for f in fields(Settings)} - {"seed"}
     settings = Settings(**options.model_dump(include=names), seed=context.seed)
     if options.dropout is not None:
@@ -164,9 +168,10 @@ def _share(context: Context, options: schema.Share) -> dict[str, Any]:
             "skipped": [asdict(layer) for layer in report.skipped],
         }
     layers = []
-    for layer in share_layerwise(context.model, options.bits, **how):
-        # No checkpoint: what a resumed stage would find is a model with other layers shared.
-        trained = _train(context, options.layerwise, checkpoint=None)
+    # A resumed stage shares the finished layers again, which is quick and has the same result, and
+    # finds each one's training done.
+    for i, layer in enumerate(share_layerwise(context.model, options.bits, **how)):
+        trained = _train(context, options.layerwise, context.checkpoint(part=i + 1))
         layers.append(asdict(layer) | {"held_out_error": trained["held_out_error"]})
     return {"layers": layers, "skipped": []}
 
