@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "espalier.analysis.sensitivity": ["sensitivity"],
     "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
     + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
     + ["UnknownMethod", "UnsupportedVersion"],
@@ -29,6 +30,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from espalier.analysis.sensitivity import sensitivity
     from espalier.errors import (
         CorruptFile,
         DataUnavailable,
@@ -75,6 +77,7 @@ __all__ = [
     "run_recipe",
     "save",
     "search_lambda",
+    "sensitivity",
     "share",
     "share_layerwise",
     "train",

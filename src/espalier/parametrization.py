@@ -192,12 +192,24 @@ def release(target: Target) -> None:
     weight, parameter = target.value.detach().clone(), target.latent
     for site in target.sites:
         rank = parameter_rank(site.module)
+        _own_class(site.module)
         parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
         held = site.module._parameters
         for name in sorted(held, key=lambda name: rank.get(name, len(rank))):
             held[name] = held.pop(name)
     parameter.set_(weight)  # type: ignore[call-overload]
     parameter.grad = None
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    Torch makes a class for each parametrized module, which a deep copy shares, and takes the weight
+    off the class when the parametrization goes: the copy's would go with it.
+    """
+    cls = type(module)
+    members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, cls.__bases__, members)
 
 
 def parameter_rank(module: nn.Module) -> dict[str, int]:

@@ -266,3 +266,16 @@ def test_distributed_data_parallel(tmp_path):
     for worker in workers:
         _, err = worker.communicate(timeout=120)
         assert worker.returncode == 0, err.decode()
+
+
+def test_releasing_a_copy_leaves_the_original_parametrized():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    espalier.prune(model, density=0.5)
+    weight = model[0].weight.clone()
+    twin = copy.deepcopy(model)
+    espalier.share(twin, bits=1)
+    espalier.finalize(copy.deepcopy(model))
+    assert torch.equal(model[0].weight, weight)
+    assert type(espalier.finalize(twin)[0]) is nn.Linear
+    assert type(espalier.finalize(model)[0]) is nn.Linear
+    assert torch.equal(model[0].weight, weight)

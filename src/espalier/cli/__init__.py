@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from espalier import __version__
-from espalier.cli import compress, convert, decompress, demo, inspect, run, verify
+from espalier.cli import compress, convert, decompress, demo, inspect, run, sensitivity, verify
 from espalier.errors import EspalierError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (demo, compress, decompress, inspect, verify, run, convert):
+for _module in (demo, compress, decompress, inspect, verify, run, sensitivity, convert):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -143,14 +144,14 @@ def stages(quiet: bool) -> Iterator[Callable[[str, int, int, str], None] | None]
         yield say
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -161,6 +162,13 @@ def stages(quiet: bool) -> Iterator[Callable[[str, int, int, str], None] | None]
             bar.update(tasks[stage], completed=done, total=total, text=text)
 
         yield report
+
+
+@contextmanager
+def work(what: str, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """One bar with the time left; yields what takes (done, in all, a short text), or None."""
+    with stages(quiet) as report:
+        yield None if report is None else partial(report, what)
 
 
 def size(n: int) -> str:
