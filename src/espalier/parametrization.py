@@ -64,6 +64,21 @@ class Mask(nn.Module):
         return weight
 
 
+def _channels_last(tensor: Tensor) -> bool:
+    """Whether a convolution's weight or codes lie in memory with the channels last."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return (
+        tensor.dim() in formats
+        and tensor.stride(1) == 1
+        and tensor.is_contiguous(memory_format=formats[tensor.dim()])
+    )
+
+
+def _laid_out(field: Tensor, weight: Tensor) -> Tensor:
+    """``field`` in the memory format of ``weight``: results inherit it, and with it their speed."""
+    return torch.empty_like(weight, dtype=field.dtype).copy_(field)
+
+
 def codes_dtype(k: int) -> torch.dtype:
     """The narrowest dtype that holds the codes 0 (pruned) to ``k``."""
     return torch.uint8 if k <= 255 else torch.int16 if k <= 32767 else torch.int32
@@ -88,7 +103,9 @@ class SharedWeight(nn.Module):
 
     def forward(self, codebook: Tensor) -> Tensor:
         table = torch.cat([codebook.new_zeros(1), codebook])
-        return table.index_select(0, self.codes.flatten().int()).view(self.codes.shape)
+        codes = self.codes.movedim(1, -1) if _channels_last(self.codes) else self.codes
+        weight = table.index_select(0, codes.flatten().int()).view(codes.shape)
+        return weight.movedim(-1, 1) if codes is not self.codes else weight
 
     def centroids(self, original: Tensor) -> Tensor:
         """The codebook, given the parameter that stands before this parametrization."""
@@ -162,7 +179,7 @@ def set_mask(target: Target, mask: Tensor) -> Mask | SharedWeight:
         case SharedWeight():
             held.codes.mul_(mask)
         case _:
-            held = Mask(mask.clone())
+            held = Mask(_laid_out(mask, target.value))
             _register(target, held)
     return held
 
@@ -175,6 +192,7 @@ def set_codes(target: Target, codes: Tensor, codebook: Tensor, *, latent: bool) 
             f"{target.name}: codes of shape {tuple(codes.shape)} for a weight of shape "
             f"{tuple(target.value.shape)}"
         )
+    codes = _laid_out(codes, target.value)
     release(target)
     shared = LatentSharedWeight(codes, codebook) if latent else SharedWeight(codes)
     if not latent:

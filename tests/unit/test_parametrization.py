@@ -279,3 +279,26 @@ def test_releasing_a_copy_leaves_the_original_parametrized():
     assert type(espalier.finalize(twin)[0]) is nn.Linear
     assert type(espalier.finalize(model)[0]) is nn.Linear
     assert torch.equal(model[0].weight, weight)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_stay_in_the_memory_format_that_the_model_has(channels):
+    def build():
+        return nn.Sequential(nn.Conv2d(channels, 4, 3)).to(memory_format=torch.channels_last)
+
+    model, x = build(), torch.randn(2, channels, 8, 8)
+    strides, made = model[0].weight.stride(), model(x).stride()
+    espalier.prune(model, 0.5)
+    pruned = model[0].weight.detach().clone()
+    assert model[0].weight.stride() == strides
+    assert model(x).stride() == made
+    espalier.share(model, 16)
+    assert model[0].weight.stride() == strides
+    assert model(x).stride() == made
+    assert torch.equal(model[0].weight, pruned)  # fewer weights than centroids
+    contiguous = {name: value.contiguous() for name, value in model.state_dict().items()}
+    fresh = espalier.attach(build(), contiguous)
+    assert fresh[0].weight.stride() == strides
+    espalier.finalize(fresh)
+    assert fresh[0].weight.stride() == strides
+    assert torch.equal(fresh[0].weight, pruned)
