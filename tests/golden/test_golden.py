@@ -2,18 +2,24 @@
 
 import hashlib
 import importlib.util
+import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from espalier.container import Reader
+from espalier.container import Reader, write
+from espalier.container.layout import DTYPE_IDS
+from espalier.state import Codebook, CompressedModel
 
 HERE = Path(__file__).parent
 
-_spec = importlib.util.spec_from_file_location("spec_decoder", HERE / "spec_decoder.py")
-spec_decoder = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(spec_decoder)
+DECODER = HERE.parents[1] / "docs" / "reference_decoder.py"
+_spec = importlib.util.spec_from_file_location("reference_decoder", DECODER)
+reference_decoder = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference_decoder)
 
 # SHA-256 of each file, so that none is replaced unseen; a missing one fails.
 GOLDEN = {
@@ -46,14 +52,34 @@ def test_it_decodes_to_the_same_bits(name):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_decoder_written_from_the_specification_agrees(name):
-    tensors, aliases = spec_decoder.read((HERE / f"{name}.esp").read_bytes())
+    tensors, aliases, metadata = reference_decoder.read((HERE / f"{name}.esp").read_bytes())
     with Reader(HERE / f"{name}.esp") as reader:
         assert list(tensors) == [n for n in reader.names() if n not in reader.aliases]
         assert aliases == dict(reader.aliases)
-        for tensor, (shape, data) in tensors.items():
+        assert json.loads(metadata) == dict(reader.metadata)
+        for tensor, (dtype, shape, data) in tensors.items():
             found = reader.tensor(tensor)
-            assert found.shape == shape
+            assert DTYPE_IDS[found.dtype] == dtype
+            assert found.shape == tuple(shape)
             assert found.dense().tobytes() == data
+
+
+def test_the_decoder_is_short_and_stands_alone():
+    text = DECODER.read_text()
+    assert len(text.splitlines()) < 400
+    assert not re.search(r"^\s*(import|from) +(espalier|numpy|numba)", text, re.MULTILINE)
+
+
+def test_the_decoder_reads_payloads_of_several_blocks_and_runs():
+    """Too large for a golden file: what takes more than 2**20 symbols."""
+    symbols = np.random.default_rng(0).binomial(15, 0.4, (1 << 20) + 9).astype("u1")
+    for coder in ("huffman", "rans"):
+        file = io.BytesIO()
+        codebook = np.arange(16).astype("<f2")
+        model = CompressedModel({"x": Codebook(symbols.shape, "float16", symbols, codebook)})
+        write(model, file, coder=coder)
+        tensors, _, _ = reference_decoder.read(file.getvalue())
+        assert tensors["x"][2] == codebook[symbols].tobytes(), coder
 
 
 def test_every_golden_file_is_tested():

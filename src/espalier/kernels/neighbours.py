@@ -292,9 +292,6 @@ def _codes(
                 seen[channel] += 1
                 all_sum += size
                 all_seen += 1
-                if all_seen >= 1 << 16:
-                    all_sum >>= 1
-                    all_seen >>= 1
                 last = rank
                 above[c] = rank
     return OK

@@ -141,12 +141,11 @@ class Rans(EntropyCoder[Frequencies]):
             # A state behind words has 4 bytes at least; 5 to 8 tell the reader where it begins.
             size = max((state.bit_length() + 7) // 8, 5 if words.size else 0)
             return words.astype("<u4").tobytes() + state.to_bytes(size, "little")
-        sizes = [varint(words.size) for _, words in blocks[:-1]]
         bodies = [
             states.astype("<u8").tobytes() + words.astype("<u4").tobytes()
             for states, words in blocks
         ]
-        return b"".join(sizes + bodies)
+        return b"".join([varint(len(body)) for body in bodies[:-1]] + bodies)
 
     def decode(self, buffer: bytes | memoryview, n: int, table: Frequencies) -> Array:
         dtype = symbol_dtype(table.counts.size)
@@ -196,14 +195,14 @@ def _blocks(buffer: bytes | memoryview, n: int) -> list[tuple[Array, Array]]:
     states_bytes = _STATE * kernel.LANES
     if number * states_bytes > cursor.left:
         raise TruncatedFile(f"{number} blocks cannot lie in {len(buffer)} bytes")
-    sizes = [4 * cursor.varint("words of a block", len(buffer)) for _ in range(number - 1)]
-    last = cursor.left - sum(sizes) - number * states_bytes
-    if last < 0 or last % 4:
-        raise TruncatedFile(f"words of the last block: {last} bytes are left for them")
+    sizes = [cursor.varint("bytes of a block", len(buffer)) for _ in range(number - 1)]
+    sizes.append(cursor.left - sum(sizes))
+    if min(sizes) < states_bytes or any(size % 4 for size in sizes):
+        raise TruncatedFile(f"blocks of {sizes} bytes: {states_bytes} and whole words are right")
     blocks: list[tuple[Array, Array]] = []
-    for size in [*sizes, last]:
+    for size in sizes:
         states = np.frombuffer(cursor.take(states_bytes, "states"), "<u8").astype(np.uint64)
         if int(states.min()) < kernel.LOW or int(states.max()) >> 63:
             raise CorruptFile("a state is not from 2**31 to 2**63 - 1")
-        blocks.append((states, _words(cursor.take(size, "words"))))
+        blocks.append((states, _words(cursor.take(size - states_bytes, "words"))))
     return blocks

@@ -1,0 +1,399 @@
+"""A reader of ``.esp`` files in plain Python, written from SPEC.md alone; slow, and whole.
+
+    python docs/reference_decoder.py FILE.esp
+
+lists the tensors of a file, each with the CRC-32 of its bytes. Comments name sections of SPEC.md.
+Only what decoding needs is checked; for hostile files a reader must check all that SPEC.md says.
+"""
+
+import sys
+import zlib
+from bisect import bisect_left
+from collections import defaultdict
+from itertools import accumulate
+from math import factorial, prod
+from pathlib import Path
+
+
+def need(condition, what):
+    if not condition:
+        raise ValueError(f"not a sound .esp file: {what}")
+
+
+class Source:  # bytes that are read one after the other, and what lies in them
+    def __init__(self, data):
+        self.data, self.at, self.word, self.left = data, 0, 0, 0
+
+    def take(self, n):
+        need(self.at + n <= len(self.data), "it is too short")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def part(self, n=None):
+        return Source(self.take(len(self.data) - self.at if n is None else n))
+
+    def uint(self, n=1):
+        return int.from_bytes(self.take(n), "little")
+
+    def varint(self):
+        byte = self.uint()
+        return byte if byte < 128 else byte - 128 + (self.varint() << 7)
+
+    def bits(self, n):
+        while self.left < n:
+            self.word |= self.uint() << self.left
+            self.left += 8
+        value = self.word & ((1 << n) - 1)
+        self.word, self.left = self.word >> n, self.left - n
+        return value
+
+    def zeros(self):
+        return 0 if self.bits(1) else 1 + self.zeros()  # before a one bit, which is read too
+
+    def end(self, whole=True):  # of a bit stream, or of all
+        need(self.word == 0 and (not whole or self.at == len(self.data)), "something is left over")
+        self.left = 0
+
+    def split(self, n, number):
+        # The parts of a payload of n symbols, each with its number of symbols: 4.2, 4.3.
+        counts = [n // number + (i < n % number) for i in range(number)]
+        sizes = [self.varint() for _ in counts[1:]]
+        return zip(counts, [*map(self.part, sizes), self.part()], strict=True)
+
+    def symbols(self, coder, n, alphabet):  # 4
+        width, symbols = (alphabet - 1).bit_length(), []
+        if coder == 1:  # 4.1
+            symbols = [self.bits(width) for _ in range(n)]
+        elif coder == 4:
+            symbols = self.context(n, width) if width else [0] * n
+        else:
+            first, span = self.varint(), self.varint()
+            by = self.huffman if coder == 2 else self.rans
+            symbols = by(n, first, span) if span else [first] * n
+        self.end()
+        need(max(symbols) < alphabet, "a symbol lies outside its alphabet")
+        return symbols
+
+    def huffman(self, n, first, span):  # 4.2
+        lengths, symbol, last = {}, first, min(16, max(1, span.bit_length()))
+        while symbol <= first + span:
+            if self.bits(1):
+                if not self.bits(1):
+                    last += -1 if self.bits(1) else 1
+                elif not self.bits(1):
+                    last = self.bits(4) + 1
+                else:
+                    z = self.zeros()
+                    symbol += (1 << z) + self.bits(z)
+                    continue
+            lengths[symbol] = last
+            symbol += 1
+        self.end(whole=False)
+        words, at, symbols = {}, 0, []
+        for symbol in sorted(lengths, key=lambda s: (lengths[s], s)):
+            words[lengths[symbol], at >> 16 - lengths[symbol]] = symbol
+            at += 2**16 >> lengths[symbol]
+        need(at == 2**16, "Huffman lengths")
+        for count, run in self.split(n, 1 if n < 16384 else 8 * -(-n // 2**20)):
+            for _ in range(count):
+                length = word = 0
+                while (length, word) not in words:
+                    length, word = length + 1, word << 1 | run.bits(1)
+                symbols.append(words[length, word])
+            run.end()
+        return symbols
+
+    def rans(self, n, first, span):  # 4.3
+        p, m = divmod(self.uint(), 16)
+        m += 4
+        levels, a = [], 16 << p
+        while len(levels) <= span:
+            fresh = not levels or levels[-1] == 0
+            if levels and fresh:
+                z = self.zeros()
+                levels += [0] * ((1 << z) + self.bits(z) - 1)
+            k = max(1, 3 * a // 32).bit_length() - 1
+            x = (self.zeros() << k) + self.bits(k)
+            a += x - a // 8
+            step = -(x + 1) // 2 if x % 2 else x // 2
+            levels.append(x + 1 if fresh else levels[-1] + step)
+        self.end(whole=False)
+        weights, slots, symbols = {}, [], []
+        for symbol, level in enumerate(levels, first):
+            u = level - 1
+            if level:
+                weights[symbol] = u if u < 2 << p else (2**p + u % 2**p) << ((u >> p) - 1)
+        total, spare = max(1, sum(weights.values())), 2**m - len(weights)
+        ends = [spare * c // total for c in accumulate(weights.values(), initial=0)]
+        for symbol, low, high in zip(weights, ends, ends[1:], strict=False):
+            slots += [(symbol, 1 + high - low, len(slots))] * (1 + high - low)
+        need(len(slots) == 2**m, "rANS frequencies")
+        if n < 2**16:
+            size = len(self.data) - self.at
+            words = self.part(size - (5 + (size - 5) % 4) if size > 8 else 0)
+            blocks = [(n, words, [self.uint(len(self.data) - self.at)])]
+        else:
+            parts = self.split(n, -(-n // 2**20))
+            blocks = [(count, part, [part.uint(8) for _ in range(8)]) for count, part in parts]
+        for count, words, states in blocks:
+            lanes = len(states)
+            for i in range(count):
+                x = states[i % lanes]
+                symbol, f, start = slots[x % 2**m]
+                symbols.append(symbol)
+                x = f * (x >> m) + x % 2**m - start
+                due = (m > 15 or i // lanes % 2) and x < 2**31
+                if due and (lanes == 8 or words.at < len(words.data)):
+                    x = x << 32 | words.uint(4)
+                states[i % lanes] = x
+            words.end()
+            need(set(states) == {2**m if lanes == 1 else 2**31}, "rANS states at the end")
+        return symbols
+
+    def context(self, n, width):  # 4.4, as a coder of symbols
+        decisions, counters, symbols = Decisions(self.part()), defaultdict(lambda: [2**15, 0]), []
+        for _ in range(n):
+            node = 1
+            for _ in range(width):
+                bit = decisions.take(counters[node][0])
+                learn(counters[node], bit)
+                node = 2 * node + bit
+            symbols.append(node - 2**width)
+        decisions.end()
+        return symbols
+
+
+def learn(counter, b):  # 4.4
+    q, m = counter
+    q += ((b << 16) - q) * (2**16 // (m + 2)) >> 16
+    counter[:] = min(max(q, 32), 2**16 - 32), min(m + 1, 1023)
+
+
+class Decisions:  # 4.4
+    def __init__(self, source):
+        data = source.data
+        need(len(data) % 4 == 0, "a digit is cut")
+        digits = [int.from_bytes(data[i : i + 4], "big") for i in range(0, len(data), 4)]
+        self.digits = iter([*digits, 0])
+        self.v, self.range = next(self.digits) << 32 | next(self.digits), 2**64 - 1
+
+    def take(self, p):
+        t = (self.range >> 16) * p
+        one = self.v < t
+        self.v, self.range = (self.v, t) if one else (self.v - t, self.range - t)
+        if self.range < 2**32:
+            self.v, self.range = self.v << 32 | next(self.digits), self.range << 32
+        return int(one)
+
+    def end(self):
+        need(next(self.digits, None) is None, "digits are left over")
+
+
+FACTOR = sum(2**60 // (factorial(i) * 256**i) for i in range(9))  # 3.4
+POWERS = [*accumulate(range(2047), lambda e, _: e * FACTOR >> 60, initial=2**60)]
+UPPER = [2**16 * e // (2**60 + e) for e in POWERS]
+LOGISTIC = [2**16 - t for t in UPPER[:0:-1]] + UPPER  # T(k) at k + 2047
+
+
+class Mixed:  # 3.4
+    def __init__(self, source):
+        self.decisions, self.counters = Decisions(source), defaultdict(lambda: [2**15, 0])
+        self.weights = defaultdict(lambda: [14000] * 7)
+
+    def take(self, contexts, which=0):
+        w, counters = self.weights[which], [self.counters[c] for c in enumerate(contexts)]
+        s = [bisect_left(LOGISTIC, q // 16 * 16 + 8, 0, 4094) - 2047 for q, _ in counters]
+        d = sum(a * b for a, b in zip(w, s, strict=True)) >> 16
+        p = min(max(LOGISTIC[min(max(d, -2047), 2047) + 2047], 32), 2**16 - 32)
+        bit = self.decisions.take(p)
+        for j, counter in enumerate(counters):
+            w[j] += (s[j] * 6 * ((bit << 16) - p) + 2**17) >> 18
+            learn(counter, bit)
+        return bit
+
+
+def share(a, n, m):
+    return (2 * a + 1) * m // (2 * n + 2)
+
+
+def positions_by_neighbours(source, rows, columns, places):  # 3.4
+    mixed, kept = Mixed(source), defaultdict(int)
+    in_column, in_channel = [0] * columns, [0] * (columns // places)
+    for r in range(rows):
+        h = in_row = 0
+        for c in range(columns):
+            channel, k = divmod(c, places)
+            if k == 0:
+                in_kernel, d = 0, share(in_channel[channel], r * places, 12)
+            k, g = min(k, 31), min(in_kernel, 15)
+            a, b = share(in_row, c, 24), share(in_column[c], r, 12)
+            near = [kept[x] for x in [(r - 2, c), (r - 1, c), (r - 1, c + 1), (r, c - places)]]
+            five = (*near, h % 2, k)
+            bit = mixed.take([(b, k), (a, h % 8), h, (d, a), five, (g, k, d), (a, b, g)])
+            kept[r, c] = bit
+            h, in_row, in_kernel = (2 * h + bit) % 1024, in_row + bit, in_kernel + bit
+            in_column[c] += bit
+            in_channel[channel] += bit
+    mixed.decisions.end()
+    return sorted(r * columns + c for (r, c), bit in kept.items() if bit)
+
+
+def codes_by_neighbours(source, rows, columns, places, positions, keys, zero):  # 3.4
+    width, order = (len(keys) - 1).bit_length(), sorted(range(len(keys)), key=keys.__getitem__)
+    mixed, codes, last, above = Mixed(source), [], zero, {}
+    n, m = 2 ** max(width, 3), 8
+    kept, channels = set(positions), defaultdict(lambda: (0, 0))
+    for r in range(rows):
+        in_row = [c for c in range(columns) if r * columns + c in kept]
+        x, y, six = 8 * n // m, 8, share(len(in_row), columns, 16)
+        for c in in_row:
+            sizes, seen = channels[c // places]
+            beside = c % places > 0 and r * columns + c - 1 in kept
+            two = min(31, 2**7 * x // (2**width * y))
+            three = min(31, 2**7 * (sizes + 4 * n // m) // (2**width * (seen + 4)))
+            five = 16 * above[c] // 2**width if c in above else 16
+            seven = 1 if places == 1 else 16 * last // 2**width if beside else 16
+            contexts, node = (0, two, three, abs(last - zero).bit_length(), five, six, seven), 1
+            for i in reversed(range(width)):
+                node = 2 * node + mixed.take([(context, node) for context in contexts], i)
+            last = above[c] = node - 2**width
+            codes.append(order[last])
+            size = abs(last - zero)
+            x, y, n, m = x + size, y + 1, n + size, m + 1
+            channels[c // places] = sizes + size, seen + 1
+    mixed.decisions.end()
+    return codes
+
+
+BYTES = [0, 4, 2, 2, 8, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8, 1, 8, 16]  # of each dtype: 2.2
+FLOATS, SIGNED, COMPLEX = range(1, 7), range(1, 11), range(16, 18)
+SIGN = [256 ** BYTES[d] // 2 if d in SIGNED else 0 for d in range(18)]  # the bit, if any
+# 3.3: what is inverted of a word for its key, and back; second: where it is negative
+FLIP = [(sign, 2 * sign - 1 if d in FLOATS else sign) for d, sign in enumerate(SIGN)]
+
+
+def positions_of(method, source, n, elements):  # 3.2, layouts 0 to 2
+    layout, coder = divmod(method, 16)
+    if layout == 2:
+        mask = source.symbols(coder, -(-elements // 8), 256)
+        return [i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1]
+    gaps = []
+    if layout == 1:
+        top, direct = divmod(source.uint(), 16)
+        raw = source.part(source.varint())
+        for gap in source.symbols(coder, n, 256):
+            if gap >= 1 << direct:
+                low, head = divmod(gap - (1 << direct), 1 << top)
+                low += direct - top
+                gap = ((1 << top) + head << low) + raw.bits(low)
+            gaps.append(gap)
+        raw.end()
+    else:
+        width = source.uint()
+        for _ in range(n):
+            gaps.append(0)
+            while (field := source.bits(width)) == 2**width - 1:
+                gaps[-1] += field
+            gaps[-1] += field
+        source.end()
+    return [end - 1 for end in accumulate(gap + 1 for gap in gaps)]
+
+
+def values_of(method, source, n, dtype):  # 3.3: the items as little-endian numbers
+    layout, coder = divmod(method, 16)
+    size, parts = BYTES[dtype], 2 if dtype in COMPLEX else 1
+    if layout == 0:
+        return [source.uint(size) for _ in range(n)]
+    if layout == 2:
+        return [source.uint(size)] * n
+    if layout == 3:
+        part, items, p = source.part(source.varint()), [], 0
+        keys = positions_of(16 + coder, part, n, None)
+        for move in source.symbols(coder, n, n):
+            p = (p + move) % len(keys)
+            key = keys.pop(p)
+            items.append(key ^ FLIP[dtype][key < SIGN[dtype]])
+        return items
+    words, bits = [0] * (n * parts), 8 * size // parts
+    for _ in range(bits // 8):
+        mode = source.uint()
+        if mode == 1:
+            plane = source.part(source.varint()).symbols(coder, len(words), 256)
+        else:
+            plane = source.take(1) * len(words) if mode == 2 else source.take(len(words))
+        words = [word << 8 | byte for word, byte in zip(words, plane, strict=True)]
+    if bits > 8 and (dtype in FLOATS or dtype in COMPLEX):
+        words = [word >> 1 | (word & 1) << (bits - 1) for word in words]
+    if dtype in COMPLEX:
+        words = [real | imag << bits for real, imag in zip(words[::2], words[1::2], strict=True)]
+    return words
+
+
+def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tensor as bytes
+    size, elements, positions = BYTES[dtype], prod(shape), range(prod(shape))
+    grid = (shape[0], prod(shape[1:]), prod(shape[2:])) if len(shape) > 1 else (1, elements, 1)
+    if kind in (2, 4):
+        method, source = streams.pop(0)
+        if method == 0x34:
+            positions = positions_by_neighbours(source, *grid)
+        else:
+            positions = positions_of(method, source, kept, elements) if kept else []
+    values = values_of(*streams.pop(), levels if kind > 2 else kept, dtype)
+    if kind > 2:
+        (method, source), codes = streams.pop(), []
+        if method == 0x14:
+            keys = [word ^ FLIP[dtype][word >= SIGN[dtype]] for word in values]
+            keys = [0] * levels if dtype in COMPLEX else keys
+            zero = sum(key < SIGN[dtype] for key in keys)
+            codes = codes_by_neighbours(source, *grid, positions, keys, zero)
+        elif kept:
+            codes = source.symbols(method, kept, levels)
+        values = [values[code] for code in codes]
+    dense = bytearray(elements * size)
+    for position, value in zip(positions, values, strict=True):
+        dense[position * size : (position + 1) * size] = value.to_bytes(size, "little")
+    return bytes(dense)
+
+
+def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, metadata
+    end = len(data) - 12 - int.from_bytes(data[-12:-8], "little")
+    chunks, source = Source(data[:end]), Source(data[end:-12])
+    need(chunks.take(9) == b"\x89ESP\r\n\x1a\n\x01" and data[-4:] == b"\x89esp", "magic, version")
+    crc = zlib.crc32(data[:9] + data[end:-8])
+    need(crc == int.from_bytes(data[-8:-4], "little"), "checksum of the directory")
+    need(source.varint() == 0, "features that are not known")
+    tensors, aliases, metadata, before, rests = {}, {}, "{}", b"", []
+
+    def name_from(source):  # 2.1
+        nonlocal before
+        shared, which = source.varint(), source.varint()
+        if which == 0:
+            rests.append(source.take(source.varint()))
+        before = before[:shared] + rests[which - 1]
+        return before.decode()
+
+    for _ in range(source.varint()):  # 2.2
+        name, (dims, kind), dtype = name_from(source), divmod(source.uint(), 16), source.uint()
+        shape = [source.varint() for _ in range(dims)]
+        kept = source.varint() if kind in (2, 4) else prod(shape)
+        levels = source.varint() if kind > 2 else 0
+        fields = [(source.uint(), source.varint()) for _ in range(kind // 2 + 1)]
+        chunk = chunks.part(sum(length for _, length in fields))
+        need(source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}")
+        streams = [(method, chunk.part(length)) for method, length in fields]
+        tensors[name] = dtype, shape, tensor_of(kind, dtype, shape, kept, levels, streams)
+    chunks.end()
+    while source.at < len(source.data):
+        section, payload = source.varint(), source.part(source.varint())
+        if section == 1:
+            for _ in range(payload.varint()):
+                alias = name_from(payload)
+                aliases[alias] = list(tensors)[payload.varint()]
+        elif section == 2:
+            metadata = payload.data.decode()
+    return tensors, aliases, metadata
+
+
+if __name__ == "__main__":
+    for tensor, (dtype, shape, dense) in read(Path(sys.argv[1]).read_bytes())[0].items():
+        print(f"{zlib.crc32(dense):08x}  dtype {dtype:2}  {shape}  {tensor}")

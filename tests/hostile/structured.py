@@ -1,0 +1,290 @@
+"""Files changed where it hurts, with every checksum made right again.
+
+A byte flipped at random stops at a checksum, and the decoders behind it are never reached. Here a
+file is taken apart into its entries and streams, one of them is changed, and the file is put
+together anew. The fuzzer and the property tests share this.
+"""
+
+import io
+import random
+import time
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from espalier.container import Reader, layout, write
+from espalier.entropy.cursor import varint
+from espalier.errors import FormatError
+from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
+
+DENSE_BYTES = 1 << 22
+"""Tensors up to this size are made dense, too."""
+
+MAX_STREAM = 4096
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry and its chunk; nothing in it need be true."""
+
+    name: bytes
+    kind: int
+    dtype: int
+    shape: tuple[int, ...]
+    kept: int
+    levels: int
+    streams: tuple[tuple[int, bytes], ...]
+
+    def entry(self):
+        chunk = b"".join(body for _, body in self.streams)
+        kind = layout.KIND_NAMES.get(self.kind, "")
+        fields = [
+            varint(0) + varint(0) + varint(len(self.name)) + self.name,
+            bytes([self.kind & 15 | len(self.shape) << 4, self.dtype]),
+            *map(varint, self.shape),
+            varint(self.kept) if kind.startswith("sparse") else b"",
+            varint(self.levels) if kind.endswith("codebook") else b"",
+            *(bytes([method]) + varint(len(body)) for method, body in self.streams),
+            zlib.crc32(chunk).to_bytes(4, "little"),
+        ]
+        return b"".join(fields), chunk
+
+
+def assemble(parts, sections=b""):
+    """A file of these entries, whose checksums are right."""
+    entries, chunks = zip(*(part.entry() for part in parts), strict=True) if parts else ((), ())
+    directory = b"\x00" + varint(len(parts)) + b"".join(entries) + sections
+    return layout.header() + b"".join(chunks) + directory + layout.footer(directory)
+
+
+def take_apart(data):
+    """The parts of a file; none where its directory cannot be read."""
+    try:
+        entries = Reader(io.BytesIO(data))._directory.entries
+    except FormatError:
+        return []
+    parts = []
+    for entry in entries:
+        at, streams = entry.offset, []
+        for stream in entry.streams:
+            streams.append((stream.method, data[at : at + stream.length]))
+            at += stream.length
+        parts.append(
+            Part(
+                entry.name.encode(),
+                layout.KINDS[entry.kind],
+                layout.DTYPE_IDS[entry.dtype],
+                entry.shape,
+                entry.stored,
+                entry.levels,
+                tuple(streams),
+            )
+        )
+    return parts
+
+
+# ---------------------------------------------------------------- changes
+
+
+def _number(rng, old):
+    """Another number for a count or a dimension: near, round, or absurd."""
+    power = 1 << rng.randrange(48)
+    near = old + rng.choice([-1, 1, 8, -8])
+    return max(0, rng.choice([near, near, power, power - 1, old * 2, old // 2, 0, 1, 256, 65536]))
+
+
+def _method(rng):
+    return rng.randrange(4) << 4 | rng.randrange(5) if rng.random() < 0.9 else rng.randrange(256)
+
+
+def _change_stream(part, rng, change):
+    i = rng.randrange(len(part.streams))
+    method, body = part.streams[i]
+    streams = list(part.streams)
+    streams[i] = method, change(body, MAX_STREAM)
+    return replace(part, streams=tuple(streams))
+
+
+def _change_method(part, rng, change):
+    i = rng.randrange(len(part.streams))
+    streams = list(part.streams)
+    streams[i] = _method(rng), streams[i][1]
+    return replace(part, streams=tuple(streams))
+
+
+def _change_count(part, rng, change):
+    if rng.random() < 0.5:
+        return replace(part, kept=_number(rng, part.kept))
+    return replace(part, levels=_number(rng, part.levels))
+
+
+def _change_shape(part, rng, change):
+    shape = list(part.shape)
+    what = rng.randrange(4)
+    if what == 0 and shape:
+        i = rng.randrange(len(shape))
+        shape[i] = _number(rng, shape[i])
+    elif what == 1 and len(shape) < 15:
+        shape.insert(rng.randrange(len(shape) + 1), rng.choice([1, 1, 2, 3, 0]))
+    elif what == 2 and len(shape) > 1:
+        i = rng.randrange(len(shape) - 1)  # the same elements, one dimension less
+        shape[i : i + 2] = [shape[i] * shape[i + 1]]
+    elif shape:
+        rng.shuffle(shape)
+    return replace(part, shape=tuple(shape))
+
+
+def _change_type(part, rng, change):
+    if rng.random() < 0.7:
+        return replace(part, dtype=rng.randrange(1, 18) if rng.random() < 0.95 else 0)
+    kind = rng.randrange(1, 5) if rng.random() < 0.95 else rng.randrange(16)
+    streams = list(part.streams)
+    need = len(layout.STREAMS.get(layout.KIND_NAMES.get(kind, "dense"), ()))
+    while len(streams) < need:
+        streams.insert(rng.randrange(len(streams) + 1), rng.choice(part.streams))
+    return replace(part, kind=kind, streams=tuple(streams[:need]))
+
+
+CHANGES = [_change_stream] * 6 + [_change_method, _change_count, _change_shape, _change_type]
+
+
+def _splice(part, other, rng):
+    """A stream of one tensor in the place of another's, with its counts or without."""
+    streams = list(part.streams)
+    streams[rng.randrange(len(streams))] = rng.choice(other.streams)
+    part = replace(part, streams=tuple(streams))
+    if rng.random() < 0.5:
+        part = replace(part, kept=other.kept, levels=other.levels, shape=other.shape)
+    return part
+
+
+def mutate(data, rng: random.Random, change, other=b""):
+    """A file like ``data``, changed in one or a few places; ``change(body, most)`` alters bytes.
+
+    ``other`` is a further file, streams of which may be put in.
+    """
+    parts = take_apart(data)
+    if not parts or rng.random() < 0.02:
+        return change(data, len(data) + 64)
+    if rng.random() < 0.15:
+        length = int.from_bytes(data[-12:-8], "little")
+        directory = change(data[-12 - length : -12], length + 64)
+        return data[: -12 - length] + directory + layout.footer(directory)
+    others = take_apart(other)
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        i = rng.randrange(len(parts))
+        if rng.random() < 0.1:
+            parts[i] = _splice(parts[i], rng.choice(others or parts), rng)
+        elif rng.random() < 0.03 and len(parts) > 1:
+            del parts[i]
+        else:
+            parts[i] = rng.choice(CHANGES)(parts[i], rng, change)
+    sections = b"\x01\x06\x01\x00\x00\x01?\x00" if rng.random() < 0.02 else b""
+    return assemble(parts, sections)
+
+
+def change_bytes(rng: random.Random):
+    """A ``change`` for :func:`mutate` without a fuzzer."""
+
+    def change(body, most):
+        out = bytearray(body)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            at = rng.randrange(len(out) + 1)
+            what = rng.randrange(4)
+            if what == 0:
+                out[at:at] = rng.randbytes(rng.choice([1, 2, 4]))
+            elif what == 1:
+                del out[at : at + rng.choice([1, 1, 2, 4, 4, 64])]
+            elif at < len(out):
+                out[at] = out[at] ^ 1 << rng.randrange(8) if what == 2 else rng.randrange(256)
+        return bytes(out[:most])
+
+    return change
+
+
+# ---------------------------------------------------------------- what a reader does
+
+
+def exercise(data):
+    """Everything that a reader can do with a file: whether it is one. Only FormatError is caught.
+
+    A tensor that cannot be decoded does not keep the others from it.
+    """
+    try:
+        reader = Reader(io.BytesIO(data))
+    except FormatError:
+        return False
+    sound = True
+    for name in reader.names():
+        try:
+            reader.row(name)
+            tensor = reader.tensor(name)
+        except FormatError:
+            sound = False
+            continue
+        entry = reader.entry(name)
+        if tensor.shape != entry.shape or tensor.dtype != entry.dtype:
+            raise AssertionError(f"{name!r}: {tensor.shape} {tensor.dtype}, not {entry}")
+        if tensor.nbytes <= DENSE_BYTES and tensor.dense().shape != entry.shape:
+            raise AssertionError(f"{name!r}: the dense tensor has another shape")
+    return sound
+
+
+def exercise_within(data, seconds):
+    """:func:`exercise`, and an error if it took more seconds of the processor."""
+    start = time.process_time()
+    exercise(data)
+    taken = time.process_time() - start
+    if taken > seconds:
+        raise AssertionError(f"{len(data)} bytes took {taken:.1f} s, over {seconds:g} s")
+
+
+# ---------------------------------------------------------------- where to begin
+
+
+def seeds():
+    """Small files, a tensor or two each, with every kind, layout and coder."""
+    rng = np.random.default_rng(0)
+    book = np.sort(rng.normal(0, 0.1, 16)).astype("<f4")
+
+    def sparse(shape, density, k=16):
+        n = int(np.prod(shape))
+        kept = np.flatnonzero(rng.random(n) < density)
+        codes = np.clip(rng.normal(k / 2, k / 6, kept.size), 0, k - 1).astype("u1")
+        return SparseCodebook(shape, "float32", kept, codes, book[:k])
+
+    def dense(dtype, values, shape=None):
+        return Dense(shape or values.shape, dtype, values.reshape(-1))
+
+    codes = np.clip(rng.normal(8, 2, 400), 0, 15).astype("u1")
+    wide = (rng.integers(0, 300, 350)).astype("<u2")
+    near = rng.normal(0, 1, 60).astype("<f4")
+    tensors = {
+        "sparse": sparse((20, 30), 0.1),
+        "conv": sparse((6, 4, 3, 3), 0.5, 8),
+        "half": sparse((400,), 0.6),
+        "far": Sparse((1 << 20,), "int8", np.array([5, 9000, 700_000]), np.array([1, 2, 3], "i1")),
+        "exact": Sparse((300,), "float16", np.arange(0, 300, 3), near.repeat(2)[:100].astype("f2")),
+        "codes": Codebook((20, 20), "float32", codes, book),
+        "kernel": Codebook((5, 8, 10), "bfloat16", codes, book.view("<u2")[1::2].copy()),
+        "wide": Codebook((350,), "float32", wide, np.sort(rng.normal(0, 1, 300)).astype("<f4")),
+        "floats": dense("float32", near),
+        "doubles": dense("float64", near[:20].astype("<f8")),
+        "zeros": dense("float32", np.zeros(900, "<f4"), (30, 30)),
+        "steps": dense("int64", np.arange(40), (40,)),
+        "flags": dense("bool", rng.random(200) < 0.1),
+        "complex": dense("complex64", near.view("<c8")),
+        "scalar": Dense((), "int64", np.array([7])),
+        "empty": Dense((0, 3), "uint8", np.zeros(0, "u1")),
+        "none": SparseCodebook((7,), "float32", np.zeros(0, np.int64), np.zeros(0, "u1"), book),
+    }
+    for coder in ["fixed", "huffman", "rans", "context"]:
+        for name, tensor in tensors.items():
+            file = io.BytesIO()
+            write(CompressedModel({name: tensor}), file, coder=coder)
+            yield f"{name}-{coder}", file.getvalue()
+    file = io.BytesIO()
+    small = {name: tensors[name] for name in ("scalar", "floats", "sparse", "empty")}
+    write(CompressedModel(small, {"tied": "sparse"}, {"k": [1, "é"]}), file)
+    yield "several", file.getvalue()
