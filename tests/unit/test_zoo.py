@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from espalier import zoo
 from espalier.errors import CorruptFile, DataUnavailable, InvalidArgument
 from espalier.samples import Samples
 from espalier.zoo import cifar10, data, digits, lenet5, lenet300, mnist, resnet20
@@ -25,13 +26,38 @@ from espalier.zoo.resnet_cifar import CifarResNet
         (lenet300, 266_610, (1, 28, 28)),
         (lenet5, 431_080, (1, 28, 28)),
         (resnet20, 269_722, (3, 32, 32)),
-        (lambda: CifarResNet(32), 464_154, (3, 32, 32)),
     ],
 )
 def test_parameter_counts(build, parameters, shape):
     model = build()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+# As in the papers or, where they round, as in the published Caffe and torchvision networks.
+@pytest.mark.parametrize(
+    ("build", "parameters", "size", "classes"),
+    [
+        (zoo.resnet32, 464_154, 32, 10),
+        (zoo.resnet56, 853_018, 32, 10),
+        (zoo.resnet110, 1_727_962, 32, 10),
+        (zoo.vgg16_cifar, 14_987_210, 32, 10),
+        (zoo.alexnet, 60_965_224, 227, 1000),
+        (zoo.vgg16, 138_357_544, 224, 1000),
+        (zoo.googlenet, 6_998_552, 224, 1000),
+        (zoo.resnet18, 11_689_512, 224, 1000),
+        (zoo.resnet34, 21_797_672, 224, 1000),
+        (zoo.resnet50, 25_557_032, 224, 1000),
+        (zoo.squeezenet, 1_248_424, 224, 1000),
+        (zoo.mobilenet_v2, 3_504_872, 224, 1000),
+    ],
+)
+def test_published_parameter_counts(build, parameters, size, classes):
+    with torch.device("meta"):  # shapes, and no memory for 138 million weights
+        model = build().eval()
+        outputs = model(torch.zeros(2, 3, size, size))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert outputs.shape == (2, classes)
 
 
 def test_a_depth_that_is_none():

@@ -66,3 +66,18 @@ class CifarResNet(nn.Module):
 def resnet20(classes: int = 10) -> CifarResNet:
     """A freshly initialised ResNet-20: 269,722 parameters."""
     return CifarResNet(20, classes)
+
+
+def resnet32(classes: int = 10) -> CifarResNet:
+    """A freshly initialised ResNet-32: 464,154 parameters."""
+    return CifarResNet(32, classes)
+
+
+def resnet56(classes: int = 10) -> CifarResNet:
+    """A freshly initialised ResNet-56: 853,018 parameters."""
+    return CifarResNet(56, classes)
+
+
+def resnet110(classes: int = 10) -> CifarResNet:
+    """A freshly initialised ResNet-110: 1,727,962 parameters."""
+    return CifarResNet(110, classes)
