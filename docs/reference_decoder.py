@@ -1,18 +1,17 @@
 """A reader of ``.esp`` files in plain Python, written from SPEC.md alone; slow, and whole.
 
-    python docs/reference_decoder.py FILE.esp
+    python docs/reference_decoder.py < FILE.esp
 
-lists the tensors of a file, each with the CRC-32 of its bytes. Comments name sections of SPEC.md.
-Only what decoding needs is checked; for hostile files a reader must check all that SPEC.md says.
+lists its tensors, each with the CRC-32 of its bytes. Comments name sections of SPEC.md. Only what
+decoding needs is checked; for hostile files a reader must check all that SPEC.md says.
 """
 
 import sys
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from itertools import accumulate
 from math import factorial, prod
-from pathlib import Path
 
 
 def need(condition, what):
@@ -54,8 +53,7 @@ class Source:  # bytes that are read one after the other, and what lies in them
         need(self.word == 0 and (not whole or self.at == len(self.data)), "something is left over")
         self.left = 0
 
-    def split(self, n, number):
-        # The parts of a payload of n symbols, each with its number of symbols: 4.2, 4.3.
+    def split(self, n, number):  # parts of a payload, and how many symbols each has: 4.2, 4.3
         counts = [n // number + (i < n % number) for i in range(number)]
         sizes = [self.varint() for _ in counts[1:]]
         return zip(counts, [*map(self.part, sizes), self.part()], strict=True)
@@ -93,7 +91,6 @@ class Source:  # bytes that are read one after the other, and what lies in them
         for symbol in sorted(lengths, key=lambda s: (lengths[s], s)):
             words[lengths[symbol], at >> 16 - lengths[symbol]] = symbol
             at += 2**16 >> lengths[symbol]
-        need(at == 2**16, "Huffman lengths")
         for count, run in self.split(n, 1 if n < 16384 else 8 * -(-n // 2**20)):
             for _ in range(count):
                 length = word = 0
@@ -115,19 +112,16 @@ class Source:  # bytes that are read one after the other, and what lies in them
             k = max(1, 3 * a // 32).bit_length() - 1
             x = (self.zeros() << k) + self.bits(k)
             a += x - a // 8
-            step = -(x + 1) // 2 if x % 2 else x // 2
-            levels.append(x + 1 if fresh else levels[-1] + step)
+            levels.append(x + 1 if fresh else levels[-1] + (x // 2 ^ -(x % 2)))
         self.end(whole=False)
         weights, slots, symbols = {}, [], []
         for symbol, level in enumerate(levels, first):
-            u = level - 1
-            if level:
+            if (u := level - 1) >= 0:
                 weights[symbol] = u if u < 2 << p else (2**p + u % 2**p) << ((u >> p) - 1)
         total, spare = max(1, sum(weights.values())), 2**m - len(weights)
         ends = [spare * c // total for c in accumulate(weights.values(), initial=0)]
         for symbol, low, high in zip(weights, ends, ends[1:], strict=False):
             slots += [(symbol, 1 + high - low, len(slots))] * (1 + high - low)
-        need(len(slots) == 2**m, "rANS frequencies")
         if n < 2**16:
             size = len(self.data) - self.at
             words = self.part(size - (5 + (size - 5) % 4) if size > 8 else 0)
@@ -171,9 +165,7 @@ def learn(counter, b):  # 4.4
 
 class Decisions:  # 4.4
     def __init__(self, source):
-        data = source.data
-        need(len(data) % 4 == 0, "a digit is cut")
-        digits = [int.from_bytes(data[i : i + 4], "big") for i in range(0, len(data), 4)]
+        digits = [int.from_bytes(source.take(4), "big") for _ in source.data[::4]]
         self.digits = iter([*digits, 0])
         self.v, self.range = next(self.digits) << 32 | next(self.digits), 2**64 - 1
 
@@ -195,6 +187,10 @@ UPPER = [2**16 * e // (2**60 + e) for e in POWERS]
 LOGISTIC = [2**16 - t for t in UPPER[:0:-1]] + UPPER  # T(k) at k + 2047
 
 
+def share(a, n, m):
+    return (2 * a + 1) * m // (2 * n + 2)
+
+
 class Mixed:  # 3.4
     def __init__(self, source):
         self.decisions, self.counters = Decisions(source), defaultdict(lambda: [2**15, 0])
@@ -211,64 +207,55 @@ class Mixed:  # 3.4
             learn(counter, bit)
         return bit
 
+    def positions(self, rows, columns, places):  # 3.4
+        kept, in_column, in_channel = defaultdict(int), [0] * columns, [0] * (columns // places)
+        for r in range(rows):
+            h = in_row = 0
+            for c in range(columns):
+                channel, k = divmod(c, places)
+                if k == 0:
+                    in_kernel, d = 0, share(in_channel[channel], r * places, 12)
+                k, g = min(k, 31), min(in_kernel, 15)
+                a, b = share(in_row, c, 24), share(in_column[c], r, 12)
+                near = [kept[x] for x in [(r - 2, c), (r - 1, c), (r - 1, c + 1), (r, c - places)]]
+                five = (*near, h % 2, k)
+                bit = self.take([(b, k), (a, h % 8), h, (d, a), five, (g, k, d), (a, b, g)])
+                kept[r, c] = bit
+                h, in_row, in_kernel = (2 * h + bit) % 1024, in_row + bit, in_kernel + bit
+                in_column[c] += bit
+                in_channel[channel] += bit
+        self.decisions.end()
+        return sorted(r * columns + c for (r, c), bit in kept.items() if bit)
 
-def share(a, n, m):
-    return (2 * a + 1) * m // (2 * n + 2)
-
-
-def positions_by_neighbours(source, rows, columns, places):  # 3.4
-    mixed, kept = Mixed(source), defaultdict(int)
-    in_column, in_channel = [0] * columns, [0] * (columns // places)
-    for r in range(rows):
-        h = in_row = 0
-        for c in range(columns):
-            channel, k = divmod(c, places)
-            if k == 0:
-                in_kernel, d = 0, share(in_channel[channel], r * places, 12)
-            k, g = min(k, 31), min(in_kernel, 15)
-            a, b = share(in_row, c, 24), share(in_column[c], r, 12)
-            near = [kept[x] for x in [(r - 2, c), (r - 1, c), (r - 1, c + 1), (r, c - places)]]
-            five = (*near, h % 2, k)
-            bit = mixed.take([(b, k), (a, h % 8), h, (d, a), five, (g, k, d), (a, b, g)])
-            kept[r, c] = bit
-            h, in_row, in_kernel = (2 * h + bit) % 1024, in_row + bit, in_kernel + bit
-            in_column[c] += bit
-            in_channel[channel] += bit
-    mixed.decisions.end()
-    return sorted(r * columns + c for (r, c), bit in kept.items() if bit)
-
-
-def codes_by_neighbours(source, rows, columns, places, positions, keys, zero):  # 3.4
-    width, order = (len(keys) - 1).bit_length(), sorted(range(len(keys)), key=keys.__getitem__)
-    mixed, codes, last, above = Mixed(source), [], zero, {}
-    n, m = 2 ** max(width, 3), 8
-    kept, channels = set(positions), defaultdict(lambda: (0, 0))
-    for r in range(rows):
-        in_row = [c for c in range(columns) if r * columns + c in kept]
-        x, y, six = 8 * n // m, 8, share(len(in_row), columns, 16)
-        for c in in_row:
-            sizes, seen = channels[c // places]
-            beside = c % places > 0 and r * columns + c - 1 in kept
-            two = min(31, 2**7 * x // (2**width * y))
-            three = min(31, 2**7 * (sizes + 4 * n // m) // (2**width * (seen + 4)))
-            five = 16 * above[c] // 2**width if c in above else 16
-            seven = 1 if places == 1 else 16 * last // 2**width if beside else 16
-            contexts, node = (0, two, three, abs(last - zero).bit_length(), five, six, seven), 1
-            for i in reversed(range(width)):
-                node = 2 * node + mixed.take([(context, node) for context in contexts], i)
-            last = above[c] = node - 2**width
-            codes.append(order[last])
-            size = abs(last - zero)
-            x, y, n, m = x + size, y + 1, n + size, m + 1
-            channels[c // places] = sizes + size, seen + 1
-    mixed.decisions.end()
-    return codes
+    def codes(self, rows, columns, places, positions, keys, zero):  # 3.4
+        width, order = (len(keys) - 1).bit_length(), sorted(range(len(keys)), key=keys.__getitem__)
+        codes, last, above, n, m = [], zero, {}, 2 ** max(width, 3), 8
+        kept, channels = set(positions), defaultdict(lambda: (0, 0))
+        for r in range(rows):
+            in_row = [c for c in range(columns) if r * columns + c in kept]
+            x, y, six = 8 * n // m, 8, share(len(in_row), columns, 16)
+            for c in in_row:
+                sizes, seen = channels[c // places]
+                beside = c % places > 0 and r * columns + c - 1 in kept
+                two = min(31, 2**7 * x // (2**width * y))
+                three = min(31, 2**7 * (sizes + 4 * n // m) // (2**width * (seen + 4)))
+                five = 16 * above[c] // 2**width if c in above else 16
+                seven = 1 if places == 1 else 16 * last // 2**width if beside else 16
+                contexts, node = (0, two, three, abs(last - zero).bit_length(), five, six, seven), 1
+                for i in reversed(range(width)):
+                    node = 2 * node + self.take([(context, node) for context in contexts], i)
+                last = above[c] = node - 2**width
+                codes.append(order[last])
+                size = abs(last - zero)
+                x, y, n, m = x + size, y + 1, n + size, m + 1
+                channels[c // places] = sizes + size, seen + 1
+        self.decisions.end()
+        return codes
 
 
 BYTES = [0, 4, 2, 2, 8, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8, 1, 8, 16]  # of each dtype: 2.2
 FLOATS, SIGNED, COMPLEX = range(1, 7), range(1, 11), range(16, 18)
-SIGN = [256 ** BYTES[d] // 2 if d in SIGNED else 0 for d in range(18)]  # the bit, if any
-# 3.3: what is inverted of a word for its key, and back; second: where it is negative
+SIGN = [256 ** BYTES[d] // 2 if d in SIGNED else 0 for d in range(18)]  # 3.3: the bit, or none
 FLIP = [(sign, 2 * sign - 1 if d in FLOATS else sign) for d, sign in enumerate(SIGN)]
 
 
@@ -287,25 +274,30 @@ def positions_of(method, source, n, elements):  # 3.2, layouts 0 to 2
                 low += direct - top
                 gap = ((1 << top) + head << low) + raw.bits(low)
             gaps.append(gap)
-        raw.end()
     else:
-        width = source.uint()
+        raw, width = source, source.uint()
         for _ in range(n):
             gaps.append(0)
             while (field := source.bits(width)) == 2**width - 1:
                 gaps[-1] += field
             gaps[-1] += field
-        source.end()
+    raw.end()
     return [end - 1 for end in accumulate(gap + 1 for gap in gaps)]
 
 
 def values_of(method, source, n, dtype):  # 3.3: the items as little-endian numbers
     layout, coder = divmod(method, 16)
     size, parts = BYTES[dtype], 2 if dtype in COMPLEX else 1
-    if layout == 0:
-        return [source.uint(size) for _ in range(n)]
+    if layout in (0, 5):
+        plain = Source(zlib.decompress(source.data)) if layout else source
+        return [plain.uint(size) for _ in range(n)]
     if layout == 2:
         return [source.uint(size)] * n
+    if layout == 4:
+        runs, part = source.varint(), source.part(source.varint())
+        starts = positions_of(16 + coder, part, runs, n)
+        each = values_of(16 + coder, source, runs, dtype)
+        return [each[bisect_right(starts, i) - 1] for i in range(n)]
     if layout == 3:
         part, items, p = source.part(source.varint()), [], 0
         keys = positions_of(16 + coder, part, n, None)
@@ -335,7 +327,7 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
     if kind in (2, 4):
         method, source = streams.pop(0)
         if method == 0x34:
-            positions = positions_by_neighbours(source, *grid)
+            positions = Mixed(source).positions(*grid)
         else:
             positions = positions_of(method, source, kept, elements) if kept else []
     values = values_of(*streams.pop(), levels if kind > 2 else kept, dtype)
@@ -345,7 +337,7 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
             keys = [word ^ FLIP[dtype][word >= SIGN[dtype]] for word in values]
             keys = [0] * levels if dtype in COMPLEX else keys
             zero = sum(key < SIGN[dtype] for key in keys)
-            codes = codes_by_neighbours(source, *grid, positions, keys, zero)
+            codes = Mixed(source).codes(*grid, positions, keys, zero)
         elif kept:
             codes = source.symbols(method, kept, levels)
         values = [values[code] for code in codes]
@@ -355,14 +347,13 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
     return bytes(dense)
 
 
-def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, metadata
+def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, metadata, files
     end = len(data) - 12 - int.from_bytes(data[-12:-8], "little")
     chunks, source = Source(data[:end]), Source(data[end:-12])
     need(chunks.take(9) == b"\x89ESP\r\n\x1a\n\x01" and data[-4:] == b"\x89esp", "magic, version")
-    crc = zlib.crc32(data[:9] + data[end:-8])
-    need(crc == int.from_bytes(data[-8:-4], "little"), "checksum of the directory")
+    need(zlib.crc32(data[:9] + data[end:-8]) == int.from_bytes(data[-8:-4], "little"), "checksum")
     need(source.varint() == 0, "features that are not known")
-    tensors, aliases, metadata, before, rests = {}, {}, "{}", b"", []
+    tensors, aliases, metadata, files, names, before, rests = {}, {}, "{}", {}, [], b"", []
 
     def name_from(source):  # 2.1
         nonlocal before
@@ -373,27 +364,36 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
         return before.decode()
 
     for _ in range(source.varint()):  # 2.2
-        name, (dims, kind), dtype = name_from(source), divmod(source.uint(), 16), source.uint()
+        names.append(name := name_from(source))
+        dims, kind = divmod(source.uint(), 16)
+        if kind == 5:
+            tensors[name] = tensors[names[source.varint()]]
+            continue
+        dtype = source.uint()
         shape = [source.varint() for _ in range(dims)]
         kept = source.varint() if kind in (2, 4) else prod(shape)
-        levels = source.varint() if kind > 2 else 0
-        fields = [(source.uint(), source.varint()) for _ in range(kind // 2 + 1)]
+        levels = source.varint() if kind in (3, 4) else 0
+        fields = [
+            (source.uint(), source.varint()) for _ in range(1 if kind == 6 else kind // 2 + 1)
+        ]
         chunk = chunks.part(sum(length for _, length in fields))
         need(source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}")
         streams = [(method, chunk.part(length)) for method, length in fields]
-        tensors[name] = dtype, shape, tensor_of(kind, dtype, shape, kept, levels, streams)
+        dense = tensor_of(kind % 5, dtype, shape, kept, levels, streams)
+        files |= {name: files.get(name, b"") + dense} if kind == 6 else {}
+        tensors |= {name: (dtype, shape, dense)} if kind < 6 else {}
     chunks.end()
     while source.at < len(source.data):
         section, payload = source.varint(), source.part(source.varint())
         if section == 1:
             for _ in range(payload.varint()):
                 alias = name_from(payload)
-                aliases[alias] = list(tensors)[payload.varint()]
+                aliases[alias] = names[payload.varint()]
         elif section == 2:
             metadata = payload.data.decode()
-    return tensors, aliases, metadata
+    return tensors, aliases, metadata, files
 
 
 if __name__ == "__main__":
-    for tensor, (dtype, shape, dense) in read(Path(sys.argv[1]).read_bytes())[0].items():
+    for tensor, (dtype, shape, dense) in read(sys.stdin.buffer.read())[0].items():
         print(f"{zlib.crc32(dense):08x}  dtype {dtype:2}  {shape}  {tensor}")

@@ -37,7 +37,6 @@ def test_exact_and_lossy(espalier, fails, model, tmp_path):
     assert "2 tensors equal, 0 not" in espalier("verify", esp, "--against", model).out
     metadata = json.loads(espalier("inspect", esp, "--json").out)["metadata"]
     assert metadata["original"]["format"] == "onnx"
-    assert "graph" not in metadata["original"]
 
     done = espalier("compress", model, "-o", esp, "--bits", "4", "-fq")
     assert espalier("decompress", esp, "-o", back, "-fq").status == 0
@@ -49,6 +48,6 @@ def test_exact_and_lossy(espalier, fails, model, tmp_path):
     changed = onnx.load(model)
     changed.graph.node[0].attribute[0].i = 0
     onnx.save(changed, model)
-    assert "the graph differs" in fails("verify", esp, "--against", model)
+    assert "file 'graph.onnx' differs" in fails("verify", esp, "--against", model)
     model.write_bytes(model.read_bytes()[:100])
     assert "net.onnx: not a whole ONNX model" in fails("compress", model, "-o", esp, "-f")

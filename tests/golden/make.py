@@ -2,14 +2,15 @@
 
 Never run by a test. A file that is there is never written anew: it pins what a reader must go on
 decoding, whatever a writer does by then. Beside each ``NAME.esp`` lies ``NAME.npz`` with the dense
-tensors, as bytes, made from the values here and not by reading the file.
+tensors, as bytes, made from the values here and not by reading the file; and with the files that
+travel with them, called ``file:NAME``.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from espalier.container import write
+from espalier.container import Writer, layout
 from espalier.state import (
     STORAGE_DTYPES,
     Codebook,
@@ -171,6 +172,38 @@ def codebooks():
     return CompressedModel(tensors)
 
 
+def repeats():
+    """Copies of tensors of each kind, runs in each width of word."""
+    again = sparse(600, 0.2, 16, 1, (20, 30))
+    bias = Dense((40,), "float32", (noise(40, 2) / 9e5).astype("<f4"))
+    tensors = {"a": again, "bias": bias, "b": again, "c.bias": bias, "other": bias}
+    tensors["flat"] = Dense((4, 10), "float32", bias.values)  # another shape: no copy
+    tensors |= {"none": Dense((0, 3), "int8", np.zeros(0, "i1"))}
+    tensors |= {"none too": tensors["none"], "zero": Dense((), "int64", np.zeros(1, "<i8"))}
+    lengths = 1 + noise(90, 3) % 40
+    for dtype in ("bool", "int8", "bfloat16", "float32", "int64", "complex64", "complex128"):
+        storage = STORAGE_DTYPES[dtype]
+        raw = noise(90 * storage.itemsize, 4) % (2 if dtype == "bool" else 256)
+        values = np.repeat(raw.astype("u1").view(storage), lengths)
+        tensors[f"runs {dtype}"] = Dense((values.size,), dtype, values)
+    equal = np.repeat(noise(50, 5).astype("<u2"), 20)
+    tensors["runs of one length"] = Dense((1000,), "uint16", equal)
+    return CompressedModel(tensors, {"tied to a copy": "c.bias", "tied": "a"}, {"k": "v"})
+
+
+def beside():
+    """Files that travel with :func:`repeats`: text, noise, nothing, equal bytes; in pieces."""
+    text = "".join(f'"{word}": {i}, ' for i, word in enumerate(noise(700, 6).tolist()))
+    return {
+        "config.json": b"{}\n",
+        "tokenizer/vocab.json": text.encode(),
+        "a": noise(2500, 7).astype("<u2").tobytes(),
+        "empty": b"",
+        "zeros": bytes(3000),
+        "skewed": (noise(2500, 8) % 5 // 4).astype("u1").tobytes(),
+    }
+
+
 def files():
     """Name of each file, the model in it and the coder."""
     return {
@@ -182,8 +215,22 @@ def files():
         "sorted-v1": (codebooks(), "rans"),
         "context-v1": (coded(), "context"),
         "neighbours-v1": (neighbourhoods(), "context"),
+        "repeats-v1": (repeats(), "rans"),
         "nothing-v1": (CompressedModel({}), "huffman"),
     }
+
+
+def put(writer, model, others):
+    """Files among the tensors, since their place is free, and in pieces of 4000 bytes."""
+    layout.PIECE = 4000
+    for i, (name, tensor) in enumerate(model.tensors.items()):
+        if i == 1:
+            for other, data in others.items():
+                writer.file(other, [data])
+        writer.add(name, tensor)
+    for alias, of in model.aliases.items():
+        writer.alias(alias, of)
+    writer.metadata = dict(model.metadata)
 
 
 def main():
@@ -192,11 +239,14 @@ def main():
         if path.exists():
             print(f"{path.name} is kept")
             continue
-        ledger = write(model, path, coder=coder)
-        arrays = {key: tensor.dense() for key, tensor in model.tensors.items()}
-        raw = {key: np.frombuffer(a.tobytes(), np.uint8) for key, a in arrays.items()}
-        np.savez_compressed(HERE / f"{name}.npz", **raw)
-        print(f"{path.name}: {ledger.file_bytes} bytes")
+        others = beside() if name.startswith("repeats") else {}
+        with Writer(path, coder) as writer:
+            put(writer, model, others)
+        raw = {key: tensor.dense().tobytes() for key, tensor in model.tensors.items()}
+        raw |= {f"file:{key}": data for key, data in others.items()}
+        arrays = {key: np.frombuffer(data, np.uint8) for key, data in raw.items()}
+        np.savez_compressed(HERE / f"{name}.npz", **arrays)
+        print(f"{path.name}: {writer.ledger.file_bytes} bytes")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ GOLDEN = {
     "lenet-huffman-v1": "2b3dd3f248a8e040d9b27247300289e22685366483f35418fd4999bcb2a93789",
     "neighbours-v1": "c10b5b9ac2f6749cc826efde3e80dbf55b89debac98756a000012d583fdf1bda",
     "nothing-v1": "1f94fd34eec5afa52d7caea8654bbbff2357e26fc7cbf3f908ad726f4c21d5d1",
+    "repeats-v1": "aff06d01df109a35f536b51173b6382fc96ffbf98905477738505f5b40ff78da",
     "rans-v1": "9f3df2560dc63114fd0361a967a57f92c63a4937f95ad76a483213f594ef0059",
     "shapes-v1": "29de4c403bd89650bd58b49454bfc14eaa924a059f475ad435dab7203e2011bb",
     "sorted-v1": "1ed2e283df5dae805e058b9e242810248fa4ea0e1e2bf780e191294c0e4e2162",
@@ -45,14 +46,19 @@ def test_the_file_is_the_one_that_was_checked_in(name):
 def test_it_decodes_to_the_same_bits(name):
     expected = np.load(HERE / f"{name}.npz")
     with Reader(HERE / f"{name}.esp") as reader:
-        assert [n for n in reader.names() if n not in reader.aliases] == list(expected)
-        for tensor in expected:
+        tensors = [name for name in expected if not name.startswith("file:")]
+        assert [n for n in reader.names() if n not in reader.aliases] == tensors
+        for tensor in tensors:
             assert reader.tensor(tensor).dense().tobytes() == expected[tensor].tobytes()
+        assert [f"file:{name}" for name in reader.files] == list(expected)[len(tensors) :]
+        for name in reader.files:
+            assert b"".join(reader.file(name)) == expected[f"file:{name}"].tobytes()
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_decoder_written_from_the_specification_agrees(name):
-    tensors, aliases, metadata = reference_decoder.read((HERE / f"{name}.esp").read_bytes())
+    found = reference_decoder.read((HERE / f"{name}.esp").read_bytes())
+    tensors, aliases, metadata, files = found
     with Reader(HERE / f"{name}.esp") as reader:
         assert list(tensors) == [n for n in reader.names() if n not in reader.aliases]
         assert aliases == dict(reader.aliases)
@@ -62,6 +68,7 @@ def test_a_decoder_written_from_the_specification_agrees(name):
             assert DTYPE_IDS[found.dtype] == dtype
             assert found.shape == tuple(shape)
             assert found.dense().tobytes() == data
+        assert files == {name: b"".join(reader.file(name)) for name in reader.files}
 
 
 def test_the_decoder_is_short_and_stands_alone():
@@ -78,7 +85,7 @@ def test_the_decoder_reads_payloads_of_several_blocks_and_runs():
         codebook = np.arange(16).astype("<f2")
         model = CompressedModel({"x": Codebook(symbols.shape, "float16", symbols, codebook)})
         write(model, file, coder=coder)
-        tensors, _, _ = reference_decoder.read(file.getvalue())
+        tensors, _, _, _ = reference_decoder.read(file.getvalue())
         assert tensors["x"][2] == codebook[symbols].tobytes(), coder
 
 
@@ -110,6 +117,17 @@ def test_what_is_in_them():
         ledger = reader.ledger()
         assert reader.tensor("regular").dense()[:10].tolist() == [-3] + [0] * 8 + [-3]
         assert reader.tensor("one code").dense().tolist() == [-0.5] * 5000
+    with Reader(HERE / "repeats-v1.esp") as reader:
+        kinds = {row.name: row.kind for row in reader.ledger()}
+        assert [kinds[name] for name in ("a", "b", "bias", "c.bias", "other", "flat")] == [
+            *("sparse codebook", "copy", "dense", "copy", "copy", "dense")
+        ]
+        assert reader.entry("tied to a copy").name == "c.bias"
+        assert b"".join(reader.file("config.json")) == b"{}\n"
+        assert [len(piece) for piece in reader.file("a")] == [4000, 1000]
+        assert reader.names()[:2] == ["a", "bias"]
+        layouts = {stream.method >> 4 for name in kinds for stream in reader.entry(name).streams}
+    assert 4 in layouts
     assert ledger["uniform"].codes_coder == "fixed"
     assert ledger["far"].positions_coder == "fixed"
     assert ledger.file_bytes == (HERE / "shapes-v1.esp").stat().st_size

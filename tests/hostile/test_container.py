@@ -14,10 +14,10 @@ import zlib
 import numpy as np
 import pytest
 
-from espalier.container import Reader, layout, read, write
+from espalier.container import Reader, Writer, layout, read
 from espalier.entropy.cursor import varint
 from espalier.errors import CorruptFile, FormatError, TruncatedFile, UnsupportedVersion
-from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
+from espalier.state import Codebook, Dense, Sparse, SparseCodebook
 
 SECONDS = 1.0
 RNG = np.random.default_rng(0)
@@ -48,8 +48,15 @@ def whole():
         "exact": Sparse((900,), "float16", regular, RNG.normal(0, 1, 100).astype("<f2")),
         "empty": Dense((0,), "uint8", np.zeros(0, "u1")),
     }
+    tensors["runs"] = Dense((400,), "int16", np.repeat(RNG.integers(0, 99, 40), 10).astype("<i2"))
+    tensors["again"] = tensors["half"]
     file = io.BytesIO()
-    write(CompressedModel(tensors, {"tied": "fc.weight"}, {"k": [1, "é"]}), file)
+    with Writer(file) as writer:
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        writer.file("config.json", [b'{"hidden_size": 32, "heads": 4, "layers": 4}' * 3])
+        writer.alias("tied", "fc.weight")
+        writer.metadata = {"k": [1, "é"]}
     return file.getvalue()
 
 
@@ -61,6 +68,8 @@ def decode(data):
     with Reader(io.BytesIO(data)) as reader:
         reader.verify()
         reader.ledger()
+        for name in reader.files:
+            list(reader.file(name))
 
 
 def refused(data, error=FormatError, match=None):
@@ -70,6 +79,10 @@ def refused(data, error=FormatError, match=None):
     assert time.perf_counter() - start < SECONDS
     assert isinstance(caught.value, FormatError)
     return str(caught.value)
+
+
+BIG = 1 << 45
+ONE = b"\x02\x07" * 4  # four constant planes
 
 
 def text(s):
@@ -125,10 +138,17 @@ def test_every_flipped_byte_is_found():
     rng = random.Random(0)
     sound = Reader(io.BytesIO(WHOLE))
     places = [sound.entry(name) for name in sound.names()]
+    places = [place for place in places if place.kind != "copy"]
     owner = {at: p.name for p in places for at in range(p.offset, p.offset + p.length)}
+    (piece,) = sound._directory.files["config.json"]
+    beside = range(piece.offset, piece.offset + piece.length)
     for at in range(len(WHOLE)):
         broken = bytearray(WHOLE)
         broken[at] ^= rng.choice([1 << rng.randrange(8), 0xFF])
+        if at in beside:
+            with pytest.raises(CorruptFile, match=r"file 'config\.json': the checksum"):
+                list(Reader(io.BytesIO(bytes(broken))).file("config.json"))
+            continue
         if at not in owner:
             with pytest.raises(FormatError):
                 Reader(io.BytesIO(bytes(broken)))
@@ -184,8 +204,7 @@ def test_damage_in_one_tensor_leaves_the_others():
 def test_mutated_chunks_are_decoded_or_refused():
     rng = random.Random(0)
     reader = Reader(io.BytesIO(WHOLE))
-    for name in reader.names()[:-1]:
-        place = reader.entry(name)
+    for place in map(reader.entry, reader.names()[:-2]):  # the last ones have no chunk
         chunk = WHOLE[place.offset : place.offset + place.length]
         for at in range(0, len(chunk), 1 + len(chunk) // 60):
             broken = bytearray(chunk)
@@ -198,8 +217,7 @@ def test_mutated_chunks_are_decoded_or_refused():
 
 def test_swapped_methods_are_decoded_or_refused():
     reader = Reader(io.BytesIO(WHOLE))
-    for name in reader.names()[:-1]:
-        place = reader.entry(name)
+    for place in map(reader.entry, reader.names()[:-2]):  # the last ones have no chunk
         chunk = WHOLE[place.offset : place.offset + place.length]
         for i, stream in enumerate(place.streams):
             for method in range(256):
@@ -246,7 +264,7 @@ def test_mutated_directories_are_read_or_refused():
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        (one([(0, bytes(16))], kind=5), CorruptFile, "tensor 'x': kind 5 is not known"),
+        (one([(0, bytes(16))], kind=7), CorruptFile, "tensor 'x': kind 7 is not known"),
         (one([(0, bytes(16))], kind=0), CorruptFile, "kind 0"),
         (one([(0, bytes(16))], dtype=0), CorruptFile, "dtype 0 is not known"),
         (one([(0, bytes(16))], dtype=18), CorruptFile, "dtype 18"),
@@ -260,6 +278,33 @@ def test_mutated_directories_are_read_or_refused():
         (one([(0x30, bytes(16))]), CorruptFile, "layout 3 of values"),
         (one([(0x1F, bytes(16))]), CorruptFile, "coder id 15 is not known"),
         (one([(0x12, b"\x03" * 16)]), CorruptFile, "byte plane 3 has mode 3"),
+        (one([(0x40, bytes(16))]), CorruptFile, "layout 4 of values with coder 0"),
+        (one([(0x43, b"\x00")]), CorruptFile, "4 values in 0 runs"),
+        (one([(0x43, b"\x05")]), CorruptFile, "runs: 5 is over"),
+        (
+            one([(0x43, b"\x01\x04\x01\x00\x01\x00" + ONE)]),
+            CorruptFile,
+            "first run begins at value 1",
+        ),
+        (one([(0x43, b"\x01\x04\x03\x00\x04\x00" + ONE)]), CorruptFile, "outside the tensor's 4"),
+        (one([(0x43, b"\x01\x04\x01\x00\x00\x00" + ONE)]), None, None),
+        (
+            one([(0x43, b"\x01\x04\x01\x00\x00\x00" + ONE)], dims=(1 << 20,)),
+            CorruptFile,
+            "in 1 runs",
+        ),
+        (one([(0x50, bytes(16))]), CorruptFile, "not sound zlib data"),
+        (one([(0x50, zlib.compress(bytes(16)))]), None, None),
+        (one([(0x50, zlib.compress(bytes(16))[:-1])]), TruncatedFile, "last of 16 bytes"),
+        (one([(0x50, zlib.compress(bytes(15)))]), CorruptFile, "not of 16 bytes"),
+        (one([(0x50, zlib.compress(bytes(17)))]), CorruptFile, "not of 16 bytes"),
+        (one([(0x50, zlib.compress(bytes(1 << 26)))]), CorruptFile, "not of 16 bytes"),
+        (one([(0x50, zlib.compress(bytes(16)) + b"x")]), CorruptFile, "followed by others"),
+        (
+            one([(0x50, zlib.compress(bytes(16)))], dims=(BIG,)),
+            CorruptFile,
+            "zlib data is not of",
+        ),
         (one([(0, b"\x02" * 4)], dtype=15), CorruptFile, "neither 0 nor 1"),
         (one([(0x20, b"\x02")], dtype=15), CorruptFile, "neither 0 nor 1"),
         (one([(0, bytes(16))], name=b"\xff"), CorruptFile, "not UTF-8"),
@@ -268,12 +313,41 @@ def test_mutated_directories_are_read_or_refused():
         (assemble([entry()], bytes(15)), CorruptFile, "chunks end at byte 25, and it begins at 24"),
         (assemble([entry()], bytes(17)), CorruptFile, "chunks end at byte 25"),
         (assemble([entry(streams=[(0, 1 << 62)])]), CorruptFile, "chunks end at byte"),
-        (assemble([entry()], bytes(16), number=2), CorruptFile, "number of tensors: 2 is over"),
-        (assemble([entry()], bytes(16), number=1 << 40), CorruptFile, "number of tensors"),
+        (assemble([entry()], bytes(16), number=9), CorruptFile, "number of entries: 9 is over"),
+        (assemble([entry()], bytes(16), number=1 << 40), CorruptFile, "number of entries"),
         (assemble([entry()], bytes(16), number=0), TruncatedFile, "section 1"),
         (assemble([], features=b"\x01\x06rANS-9"), UnsupportedVersion, "needs 'rANS-9'"),
         (assemble([], features=b"\x02\x01a\x01\xff"), UnsupportedVersion, "'a', '.*xff'"),
         (assemble([], features=b"\x05"), TruncatedFile, "feature name"),
+        (assemble([entry(), b"\x00\x00\x01y\x05\x01"], bytes(16)), CorruptFile, "1 are before it"),
+        (assemble([b"\x00\x00\x01y\x05\x00"]), CorruptFile, "copy of entry 0, and 0 are"),
+        (assemble([b"\x00\x00\x01y\x05"]), TruncatedFile, "original"),
+        (assemble([b"\x00\x00\x01y\x15\x00"]), CorruptFile, "copy and has 1 dimensions"),
+        (
+            assemble([entry(), b"\x00\x00\x01y\x05\x00", b"\x00\x00\x01z\x05\x01"], bytes(16)),
+            CorruptFile,
+            "copy of entry 1, which is a copy",
+        ),
+        (
+            assemble([entry(kind=6, dtype=11), b"\x00\x00\x01y\x05\x00"], bytes(16)),
+            CorruptFile,
+            "copy of entry 0, which is a file",
+        ),
+        (
+            assemble(
+                [entry(kind=6, dtype=11)], bytes(16), sections=b"\x01\x06\x01\x00\x00\x01a\x00"
+            ),
+            CorruptFile,
+            "alias 'a' is of entry 0, which is a file",
+        ),
+        (one([(0, bytes(16))], kind=6), CorruptFile, "a file is 1-D uint8, not 1-D float32"),
+        (one([(0, bytes(4))], kind=6, dtype=11, dims=(2, 2)), CorruptFile, "not 2-D uint8"),
+        (one([(0x20, b"a")], kind=6, dtype=11, dims=(1 << 25,)), CorruptFile, "limit of 2..24"),
+        (
+            assemble([entry(kind=6, dtype=11), entry(b"y"), entry(kind=6, dtype=11)], bytes(48)),
+            CorruptFile,
+            "the pieces of the file 'x' do not follow each other",
+        ),
         (assemble([], sections=b"\x02\x02[]"), CorruptFile, "JSON list, not an object"),
         (assemble([], sections=b"\x02\x01{"), CorruptFile, "metadata is not JSON"),
         (assemble([], sections=b"\x02\x01\xff"), CorruptFile, "metadata is not JSON"),
@@ -339,9 +413,6 @@ FLOATS = np.zeros(4, "<f4").tobytes()
 )
 def test_lies_in_the_streams(data, match):
     refused(data, FormatError, match)
-
-
-BIG = 1 << 45
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_decoder_from_the_specification_agrees(shape, density, levels):
     kept, codes, codebook = sample(shape, levels, density, levels)
     stream = encode_kept(kept, shape)
     grid = rows_and_places(shape)
-    slow = reference.positions_by_neighbours(reference.Source(stream.body), *grid)
+    slow = reference.Mixed(reference.Source(stream.body)).positions(*grid)
     assert slow == kept.tolist()
     assert decode_kept(memoryview(stream.body), kept.size, shape).tolist() == kept.tolist()
     if not kept.size:
@@ -154,7 +154,7 @@ def test_a_decoder_from_the_specification_agrees(shape, density, levels):
     stream = encode_ranks(codes, around)
     keys, zero = reference_keys(codebook, "float32")
     source = reference.Source(stream.body)
-    slow = reference.codes_by_neighbours(source, *grid, kept.tolist(), keys, zero)
+    slow = reference.Mixed(source).codes(*grid, kept.tolist(), keys, zero)
     assert slow == codes.tolist()
     assert decode_ranks(memoryview(stream.body), codes.size, around).tolist() == codes.tolist()
 

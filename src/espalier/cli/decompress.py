@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from espalier.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from espalier.container import Reader
-    from espalier.interop import TensorInfo
+    from espalier.interop import Pieces, TensorInfo
 
 _SHOWN = 8
 
@@ -82,6 +83,7 @@ def command(
                 _checkpoint_metadata(reader.metadata),
                 {} if only else _original(reader.metadata),
                 job_count(jobs),
+                {} if only else files_of(reader),
             )
             save_checkpoint(output, content, force=force)
         before, after = reader.file_bytes, _bytes_of(output)
@@ -138,6 +140,11 @@ def _original(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the file keeps of its original beside tensors."""
     found = metadata.get("original")
     return found if isinstance(found, dict) else {}
+
+
+def files_of(reader: Reader) -> dict[str, Pieces]:
+    """The files that travel with the tensors, by name."""
+    return {name: partial(reader.file, name) for name in reader.files}
 
 
 def _bytes_of(output: Path) -> int:

@@ -31,7 +31,7 @@ def command(
 
     with Reader(source) as reader:
         ledger = reader.ledger()
-        metadata = _without_blobs(dict(reader.metadata))
+        metadata = dict(reader.metadata)
     if as_json:
         console.print_json({"file": source, "metadata": metadata} | ledger.to_dict())
         return
@@ -45,13 +45,6 @@ def command(
         f"{console.size(ledger.original_bytes)} bytes of tensors, "
         f"{console.ratio(ledger.original_bytes, ledger.file_bytes)} smaller"
     )
-
-
-def _without_blobs(value: Any) -> Any:
-    """Metadata without the files of the original, which are packed into it as text."""
-    if not isinstance(value, dict):
-        return value
-    return {k: _without_blobs(v) for k, v in value.items() if k not in ("zlib", "header", "graph")}
 
 
 def _print_paper(ledger: Ledger) -> None:
@@ -97,6 +90,10 @@ def _print_bytes(ledger: Ledger) -> None:
         for row in ledger.rows
     ]
     blank: list[Any] = [""] * len(STREAMS)
+    for file in ledger.files:
+        sizes = [console.size(file.original_bytes), *blank, console.size(file.total_bytes)]
+        ratio = console.ratio(file.original_bytes, file.total_bytes)
+        rows.append([file.name, "file", *sizes, ratio])
     rows.append(["file header, directory", "", "", *blank, console.size(ledger.overhead), ""])
     total = ["total", "", console.size(ledger.original_bytes)]
     total += [console.size(ledger.total(f"{stream}_bytes")) for stream in STREAMS]

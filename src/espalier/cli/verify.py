@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from espalier.cli import console
+from espalier.cli.decompress import files_of
 from espalier.errors import FormatError
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def _verify(reader: Reader, source: str, against: Path | None, as_json: bool, qu
         for entry in entries:
             reader.tensor(entry.name)
             advance(entry.length)
+        for name in reader.files:
+            for _ in reader.file(name):
+                pass
     report: dict[str, Any] = {"file": source, "sound": True, "tensors": len(reader.names())}
     differences: list[Difference] = []
     if against is not None:
@@ -91,7 +95,7 @@ def _check_same_tensors(source: str, reader: Reader, checkpoint: Checkpoint) -> 
         if ours[name] != theirs[name]:
             (shape, dtype), (shape0, dtype0) = ours[name], theirs[name]
             wrong.append(f"{name!r} is {list(shape)} {dtype}, not {list(shape0)} {dtype0}")
-    wrong += checkpoint.missing_from(reader.metadata.get("original", {}))
+    wrong += checkpoint.missing_from(reader.metadata.get("original", {}), files_of(reader))
     if wrong:
         shown = ", ".join(sorted(wrong)[:_SHOWN])
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

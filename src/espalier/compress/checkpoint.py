@@ -237,6 +237,8 @@ def compress_checkpoint(
                     progress(step.info)
         for alias, name in checkpoint.aliases.items():
             writer.alias(alias, name)
+        for name, pieces in checkpoint.files().items():
+            writer.file(name, pieces())
         about = {"checkpoint": checkpoint.metadata, "original": checkpoint.original()}
         writer.metadata = {key: value for key, value in about.items() if value}
     return Summary(writer.ledger, outcomes, checkpoint.skipped)

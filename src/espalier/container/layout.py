@@ -1,6 +1,6 @@
 """The bytes of an ``.esp`` file, field by field; ``SPEC.md`` is the contract.
 
-A file is a header, one chunk for each tensor, a directory and a footer. Everything that describes
+A file is a header, a chunk for each tensor, a directory and a footer. Everything that describes
 the tensors is in the directory at the end, so that a file can be written as a stream, and read with
 two reads over a network plus one for each tensor that is wanted. Chunks follow each other without
 gaps in the order of the directory, which stores their lengths only: there is no offset that could
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from espalier.entropy.cursor import Cursor, varint
@@ -29,13 +29,19 @@ FOOTER_BYTES = 4 + 4 + len(END_MAGIC)
 FEATURES: frozenset[str] = frozenset()
 """Names of the required features beyond version 1 that this reader has."""
 
-KINDS = {"dense": 1, "sparse": 2, "codebook": 3, "sparse codebook": 4}
+COPY = "copy"
+"""Kind of a tensor that has every bit of an earlier one, and no chunk."""
+FILE = "file"
+"""Kind of a piece of a file that is no tensor, such as a tokenizer beside the weights."""
+KINDS = {"dense": 1, "sparse": 2, "codebook": 3, "sparse codebook": 4, COPY: 5, FILE: 6}
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 STREAMS = {
     "dense": ("values",),
     "sparse": ("positions", "values"),
     "codebook": ("codes", "codebook"),
     "sparse codebook": ("positions", "codes", "codebook"),
+    COPY: (),
+    FILE: ("values",),
 }
 """The streams of each kind, in the order of the chunk."""
 
@@ -64,6 +70,9 @@ MAX_DIMS = 15
 MAX_ELEMENTS = 1 << 48
 MAX_LEVELS = 1 << 16
 MAX_NAME_BYTES = 1024
+PIECE = 1 << 22
+"""Bytes of the pieces that files are written in."""
+MAX_PIECE = 1 << 24
 
 ALIASES = 1
 METADATA = 2
@@ -82,7 +91,8 @@ class Entry:
     """Of one tensor, what the directory says.
 
     ``streams`` are in the order of :data:`STREAMS`. ``offset`` and ``header_bytes`` are not stored:
-    they follow from the entries before, and from the entry itself.
+    they follow from the entries before, and from the entry itself. ``original`` is the index, from
+    0, of the entry that a copy has everything from but its name; -1 for any other kind.
     """
 
     name: str
@@ -95,6 +105,7 @@ class Entry:
     crc: int
     offset: int = 0
     header_bytes: int = 0
+    original: int = -1
 
     @property
     def length(self) -> int:
@@ -109,9 +120,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Directory:
-    """All entries, and what else the directory holds."""
+    """All entries, and what else the directory holds.
+
+    ``tensors`` are the entries that are tensors, by name; ``files`` the pieces of each file.
+    """
 
     entries: tuple[Entry, ...]
+    tensors: Mapping[str, Entry]
+    files: Mapping[str, tuple[Entry, ...]]
     aliases: Mapping[str, str]
     metadata: Mapping[str, Any]
 
@@ -210,6 +226,8 @@ def check_name(name: str, what: str = "tensor") -> bytes:
 def encode_entry(entry: Entry, names: Names) -> bytes:
     """Write an entry; ``names`` are those before it."""
     parts = [names.encode(entry.name)]
+    if entry.kind == COPY:
+        return b"".join([*parts, bytes([KINDS[COPY]]), varint(entry.original)])
     parts.append(bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]]))
     parts += map(varint, entry.shape)
     if entry.kind.startswith("sparse"):
@@ -222,14 +240,41 @@ def encode_entry(entry: Entry, names: Names) -> bytes:
     return b"".join(parts)
 
 
-def decode_entry(cursor: Cursor, names: Names, offset: int) -> Entry:
-    """Read what :func:`encode_entry` wrote; the chunk begins at ``offset``."""
+def decode_entry(cursor: Cursor, names: Names, offset: int, before: Sequence[Entry]) -> Entry:
+    """Read what :func:`encode_entry` wrote; the chunk begins at ``offset``.
+
+    ``before``: the entries before this one.
+    """
     start = cursor.at
     name = names.decode(cursor)
     try:
+        if cursor.left and cursor.data[cursor.at] == KINDS[COPY]:
+            return _decode_copy(cursor, name, offset, start, before)
         return _decode_fields(cursor, name, offset, start)
     except FormatError as error:
         raise type(error)(f"tensor {name!r}: {error}") from None
+
+
+def _decode_copy(
+    cursor: Cursor, name: str, offset: int, start: int, before: Sequence[Entry]
+) -> Entry:
+    cursor.u8("kind")
+    index = cursor.varint("original")
+    if index >= len(before):
+        raise CorruptFile(f"it is a copy of entry {index}, and {len(before)} are before it")
+    original = before[index]
+    if original.kind in (COPY, FILE):
+        raise CorruptFile(f"it is a copy of entry {index}, which is a {original.kind}")
+    return replace(
+        original,
+        name=name,
+        kind=COPY,
+        streams=(),
+        crc=0,
+        offset=offset,
+        header_bytes=cursor.at - start,
+        original=index,
+    )
 
 
 def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
@@ -238,6 +283,8 @@ def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
     if number not in KIND_NAMES:
         raise CorruptFile(f"kind {number} is not known; known are {KIND_NAMES}")
     kind = KIND_NAMES[number]
+    if kind == COPY:
+        raise CorruptFile(f"it is a copy and has {dims} dimensions of its own")
     dtype = cursor.u8("dtype")
     if dtype not in DTYPE_NAMES:
         raise CorruptFile(f"dtype {dtype} is not known; known are 1 to {len(DTYPE_NAMES)}")
@@ -245,6 +292,10 @@ def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
     elements = count(shape)
     if elements > MAX_ELEMENTS:
         raise CorruptFile(f"shape {shape} has {elements} elements, over the limit of 2**48")
+    if kind == FILE and (dims, dtype) != (1, DTYPE_IDS["uint8"]):
+        raise CorruptFile(f"a file is 1-D uint8, not {dims}-D {DTYPE_NAMES[dtype]}")
+    if kind == FILE and elements > MAX_PIECE:
+        raise CorruptFile(f"a piece of a file has {elements} bytes, over the limit of 2**24")
     stored, levels = elements, 0
     if kind.startswith("sparse"):
         stored = cursor.varint("kept elements", elements)
@@ -275,18 +326,20 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
 
 
 def encode_directory(
-    entries: Mapping[str, bytes],
+    entries: Sequence[bytes],
     names: Names,
-    aliases: Mapping[str, str],
+    aliases: Mapping[str, int],
     metadata: Mapping[str, Any],
 ) -> bytes:
-    """The directory of entries that are already encoded, by name; ``names`` are those."""
-    parts = [varint(0), varint(len(entries)), *entries.values()]
+    """The directory of entries that are already encoded; ``names`` are theirs.
+
+    ``aliases``: the index of the entry that each is a further name of.
+    """
+    parts = [varint(0), varint(len(entries)), *entries]
     if aliases:
-        index = {name: i for i, name in enumerate(entries)}
         fields = [varint(len(aliases))]
-        for alias, name in aliases.items():
-            fields += [names.encode(alias, "alias"), varint(index[name])]
+        for alias, index in aliases.items():
+            fields += [names.encode(alias, "alias"), varint(index)]
         payload = b"".join(fields)
         parts += [varint(ALIASES), varint(len(payload)), payload]
     payload = encode_metadata(metadata)
@@ -299,15 +352,21 @@ def decode_directory(data: bytes) -> Directory:
     """Read a whole directory, whose checksum has been verified."""
     cursor = Cursor(data)
     _check_features(cursor)
-    # An entry has at least 2 bytes of name, kind, dtype, one stream and a checksum.
-    number = cursor.varint("number of tensors", len(data) // 10)
-    entries: dict[str, Entry] = {}
+    # An entry has at least 2 bytes of name, kind and the index of an original.
+    number = cursor.varint("number of entries", len(data) // 4)
+    entries: list[Entry] = []
+    tensors: dict[str, Entry] = {}
+    files: dict[str, list[Entry]] = {}
     names, offset = Names(), HEADER_BYTES
     for _ in range(number):
-        entry = decode_entry(cursor, names, offset)
-        if entry.name in entries:
+        entry = decode_entry(cursor, names, offset, entries)
+        if entry.kind == FILE:
+            _add_piece(files, entry, entries[-1] if entries else None)
+        elif entry.name in tensors:
             raise CorruptFile(f"two tensors are called {entry.name!r}")
-        entries[entry.name] = entry
+        else:
+            tensors[entry.name] = entry
+        entries.append(entry)
         offset += entry.length
     aliases: dict[str, str] = {}
     metadata: dict[str, Any] = {}
@@ -319,10 +378,20 @@ def decode_directory(data: bytes) -> Directory:
             raise CorruptFile(f"section {section} is there twice")
         seen.add(section)
         if section == ALIASES:
-            aliases = _decode_aliases(Cursor(payload), names, entries)
+            aliases = _decode_aliases(Cursor(payload), names, entries, tensors)
         elif section == METADATA:
             metadata = _decode_metadata(payload)
-    return Directory(tuple(entries.values()), aliases, metadata)
+    whole = {name: tuple(pieces) for name, pieces in files.items()}
+    return Directory(tuple(entries), tensors, whole, aliases, metadata)
+
+
+def _add_piece(files: dict[str, list[Entry]], piece: Entry, last: Entry | None) -> None:
+    if piece.name not in files:
+        files[piece.name] = [piece]
+    elif last is not None and last.kind == FILE and last.name == piece.name:
+        files[piece.name].append(piece)
+    else:
+        raise CorruptFile(f"the pieces of the file {piece.name!r} do not follow each other")
 
 
 def _check_features(cursor: Cursor) -> None:
@@ -339,17 +408,20 @@ def _check_features(cursor: Cursor) -> None:
         )
 
 
-def _decode_aliases(cursor: Cursor, names: Names, entries: Mapping[str, Entry]) -> dict[str, str]:
-    tensors = list(entries)
+def _decode_aliases(
+    cursor: Cursor, names: Names, entries: Sequence[Entry], tensors: Mapping[str, Entry]
+) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for _ in range(cursor.varint("number of aliases", cursor.left // 3)):
         alias = names.decode(cursor, "alias")
-        if alias in aliases or alias in entries:
+        if alias in aliases or alias in tensors:
             raise CorruptFile(f"two tensors are called {alias!r}")
         index = cursor.varint(f"alias {alias!r}: tensor")
-        if index >= len(tensors):
-            raise CorruptFile(f"alias {alias!r} is of tensor {index}, and there are {len(tensors)}")
-        aliases[alias] = tensors[index]
+        if index >= len(entries):
+            raise CorruptFile(f"alias {alias!r} is of entry {index}, and there are {len(entries)}")
+        if entries[index].kind == FILE:
+            raise CorruptFile(f"alias {alias!r} is of entry {index}, which is a file")
+        aliases[alias] = entries[index].name
     cursor.end("aliases")
     return aliases
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from espalier.container.layout import Entry
+from espalier.container.layout import COPY, Entry
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.positions import best_width, fillers_at
 from espalier.state import storage_dtype
@@ -25,7 +25,8 @@ class TensorRow:
     Attributes
     ----------
     name, kind, shape, dtype
-        ``kind``: ``"dense"``, ``"sparse"``, ``"codebook"`` or ``"sparse codebook"``.
+        ``kind``: ``"dense"``, ``"sparse"``, ``"codebook"`` or ``"sparse codebook"``; ``"copy"``
+        for a tensor that is another one bit for bit, and has no bytes but its header.
     elements, stored : int
         Of the dense tensor; and of those, how many are written (the kept ones).
     levels : int
@@ -169,7 +170,7 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
     if gaps is not None and entry.stored:
         width = best_width(gaps, code_bits if shared else 8 * item)
         fillers = fillers_at(gaps, width)
-    written = entry.stored + fillers
+    written = entry.stored + fillers if entry.kind != COPY else 0
     bytes_p = head + item * written + _bytes(width * written)
     bytes_pq = bytes_p
     if shared:
@@ -198,6 +199,15 @@ def _bytes(bits: int) -> int:
 
 
 @dataclass(frozen=True)
+class FileRow:
+    """What a file beside the tensors takes: its bytes, and those in the file, with its entries."""
+
+    name: str
+    original_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class Ledger:
     """The rows of all tensors, and what belongs to none.
 
@@ -205,14 +215,17 @@ class Ledger:
     ----------
     rows : tuple of TensorRow
     file_bytes : int
-        Length of the file: the sum of all rows and ``overhead``.
+        Length of the file: the sum of all rows, of files too, and ``overhead``.
     aliases : mapping of str to str
         Names of tied tensors, which are stored once.
+    files : tuple of FileRow
+        What is there beside tensors.
     """
 
     rows: tuple[TensorRow, ...]
     file_bytes: int
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+    files: tuple[FileRow, ...] = ()
 
     def __repr__(self) -> str:
         sizes = f"{self.original_bytes:,} -> {self.file_bytes:,} bytes, {self.ratio:.1f}x"
@@ -238,7 +251,12 @@ class Ledger:
     @property
     def overhead(self) -> int:
         """Bytes of header, footer, metadata and aliases."""
-        return self.file_bytes - self.total("total_bytes")
+        return self.file_bytes - self.total("total_bytes") - self.files_bytes
+
+    @property
+    def files_bytes(self) -> int:
+        """Bytes that files beside the tensors take."""
+        return sum(file.total_bytes for file in self.files)
 
     @property
     def original_bytes(self) -> int:
@@ -263,12 +281,12 @@ class Ledger:
     @property
     def bytes_p(self) -> int:
         """The paper's stage P for the whole file."""
-        return self.total("bytes_p") + self.overhead
+        return self.total("bytes_p") + self.files_bytes + self.overhead
 
     @property
     def bytes_pq(self) -> int:
         """The paper's stage P+Q for the whole file."""
-        return self.total("bytes_pq") + self.overhead
+        return self.total("bytes_pq") + self.files_bytes + self.overhead
 
     @property
     def bytes_pqh(self) -> int:
@@ -282,6 +300,7 @@ class Ledger:
             "original_bytes",
             "ratio",
             "overhead",
+            "files_bytes",
             "elements",
             "stored",
             "bytes_p",
@@ -292,7 +311,8 @@ class Ledger:
         totals = {name: getattr(self, name) for name in names}
         totals |= {f"{name}_bytes": self.total(f"{name}_bytes") for name in columns}
         rows = [row.to_dict() for row in self.rows]
-        return totals | {"aliases": dict(self.aliases), "tensors": rows}
+        files = [dataclasses.asdict(file) for file in self.files]
+        return totals | {"aliases": dict(self.aliases), "files": files, "tensors": rows}
 
     def to_json(self, indent: int | None = 2) -> str:
         """:meth:`to_dict` as text."""

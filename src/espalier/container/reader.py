@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Self
 
 from espalier.container import layout
 from espalier.container.layout import Entry
-from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, row_of
 from espalier.container.remote import is_url, open_url
 from espalier.entropy.coder import coder_by_id
 from espalier.entropy.codes import decode_codes
@@ -91,7 +91,7 @@ class Reader:
         except BaseException:
             self.close()
             raise
-        self._entries = {entry.name: entry for entry in self._directory.entries}
+        self._entries = self._directory.tensors
 
     def __enter__(self) -> Self:
         return self
@@ -171,6 +171,30 @@ class Reader:
         """What travels with the weights."""
         return MappingProxyType(self._directory.metadata)
 
+    @property
+    def files(self) -> Mapping[str, int]:
+        """The files that travel with the tensors, and the bytes of each."""
+        files = self._directory.files
+        return MappingProxyType({n: sum(p.elements for p in ps) for n, ps in files.items()})
+
+    def file(self, name: str) -> Iterator[bytes]:
+        """A file that travels with the tensors, a piece at a time, each checked.
+
+        Examples
+        --------
+        >>> import io
+        >>> from espalier.container import Writer
+        >>> stream = io.BytesIO()
+        >>> with Writer(stream) as writer:
+        ...     row = writer.file("config.json", [b"{}", b"\\n"])
+        >>> b"".join(Reader(stream).file("config.json"))
+        b'{}\\n'
+        """
+        if name not in self._directory.files:
+            raise InvalidArgument(f"{self.path} has no file {name!r}")
+        for piece in self._directory.files[name]:
+            yield self._piece(piece)
+
     def entry(self, name: str) -> Entry:
         """What the directory says of a tensor (shape, dtype, kind), without reading it."""
         try:
@@ -202,34 +226,59 @@ class Reader:
         """
         return self.tensor(name).slice(index)
 
+    def _chunk(self, entry: Entry) -> bytes:
+        chunk = self._read(entry.offset, entry.length)
+        if zlib.crc32(chunk) != entry.crc:
+            raise CorruptFile("the checksum does not match")
+        return chunk
+
     def _decode(self, entry: Entry) -> tuple[CompressedTensor, dict[str, int]]:
+        if entry.kind == layout.COPY:
+            return self._decode(self._directory.entries[entry.original])
         try:
-            chunk = self._read(entry.offset, entry.length)
-            if zlib.crc32(chunk) != entry.crc:
-                raise CorruptFile("the checksum does not match")
-            return decode_tensor(entry, chunk)
+            return decode_tensor(entry, self._chunk(entry))
         except FormatError as error:
             raise type(error)(f"{self.path}: tensor {entry.name!r}: {error}") from None
+
+    def _piece(self, entry: Entry) -> bytes:
+        (stream,) = entry.streams
+        try:
+            body, dtype = memoryview(self._chunk(entry)), storage_dtype("uint8")
+            data, _ = decode_values(stream.method, body, entry.elements, "uint8", dtype)
+            return data.tobytes()
+        except FormatError as error:
+            raise type(error)(f"{self.path}: file {entry.name!r}: {error}") from None
 
     def row(self, name: str) -> TensorRow:
         """The row of one tensor in the ledger; decodes it."""
         entry = self.entry(name)
+        if entry.kind == layout.COPY:
+            return row_of(entry, entry.header_bytes, {})
         return row_of(entry, entry.header_bytes, _measure(entry, *self._decode(entry)))
 
     def ledger(self) -> Ledger:
         """Where the bytes went. Decodes every tensor, one after the other."""
         rows = tuple(self.row(name) for name in self._entries)
-        return Ledger(rows, self.file_bytes, dict(self.aliases))
+        files = tuple(_file_row(name, ps) for name, ps in self._directory.files.items())
+        return Ledger(rows, self.file_bytes, dict(self.aliases), files)
 
     def verify(self) -> None:
-        """Check every checksum and decode every tensor; raises what :meth:`tensor` raises."""
-        for entry in self._entries.values():
-            self._decode(entry)
+        """Check every checksum, decode every tensor and file; raises what :meth:`tensor` does."""
+        for entry in self._directory.entries:
+            if entry.kind == layout.FILE:
+                self._piece(entry)
+            elif entry.kind != layout.COPY:
+                self._decode(entry)
 
     def model(self) -> CompressedModel:
         """All tensors."""
         tensors = {name: self.tensor(name) for name in self._entries}
         return CompressedModel(tensors, dict(self.aliases), dict(self.metadata))
+
+
+def _file_row(name: str, pieces: tuple[Entry, ...]) -> FileRow:
+    size = sum(piece.elements for piece in pieces)
+    return FileRow(name, size, sum(piece.header_bytes + piece.length for piece in pieces))
 
 
 def _check_header(head: bytes) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -13,14 +14,14 @@ from typing import Any, BinaryIO, Self
 from espalier.container import layout
 from espalier.container.atomic import atomic_write
 from espalier.container.layout import Entry, StreamEntry
-from espalier.container.ledger import Ledger, Measured, TensorRow, row_of
+from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, row_of
 from espalier.entropy.choice import AUTO, Coders, coders_for
 from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.codes import encode_codes
 from espalier.entropy.neighbours import Around
 from espalier.entropy.positions import encode_positions
 from espalier.entropy.stream import Stream
-from espalier.entropy.values import encode_values
+from espalier.entropy.values import encode_file, encode_values
 from espalier.errors import InvalidArgument
 from espalier.state import (
     Codebook,
@@ -73,15 +74,22 @@ def encode_tensor(
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A tensor as it will be written: its entry, still without a name, and its streams."""
+    """A tensor as it will be written: its entry, still without a name, and its streams.
+
+    ``digest`` is the SHA-256 of the chunk: by it tensors are known that are there already.
+    """
 
     entry: Entry
     streams: tuple[Stream, ...]
     measured: dict[str, Measured]
+    digest: bytes
 
 
 class Writer:
     """Write a file tensor by tensor; nothing is held but the directory.
+
+    A tensor of which every bit, dtype and shape are those of an earlier one is written as a copy of
+    that: a name and a number. It stays a tensor of its own, unlike an alias.
 
     Parameters
     ----------
@@ -137,9 +145,12 @@ class Writer:
         self._force = force
         self._file: BinaryIO | None = None
         self._stack = contextlib.ExitStack()
-        self._entries: dict[str, bytes] = {}
+        self._entries: list[bytes] = []
         self._names = layout.Names()
+        self._indices: dict[str, int] = {}
+        self._known: dict[tuple[Entry, bytes], int] = {}
         self._rows: dict[str, TensorRow] = {}
+        self._files: dict[str, FileRow] = {}
         self._aliases: dict[str, str] = {}
         self._offset = 0
         self._done = False
@@ -169,12 +180,16 @@ class Writer:
             self._finish()
 
     def _write(self, data: bytes) -> None:
-        if self._file is None or self._done:
-            raise InvalidArgument("a Writer writes inside its with block only")
-        self._file.write(data)
+        self._opened().write(data)
         self._offset += len(data)
 
+    def _opened(self) -> BinaryIO:
+        if self._file is None or self._done:
+            raise InvalidArgument("a Writer writes inside its with block only")
+        return self._file
+
     def _check_name(self, name: str) -> None:
+        self._opened()
         if name in self._rows or name in self._aliases:
             raise InvalidArgument(f"two tensors are called {name!r}")
 
@@ -196,10 +211,11 @@ class Writer:
                 "2**48 elements"
             )
         kind, levels, streams, measured = encode_tensor(tensor, self._coders)
-        crc = 0
+        crc, digest = 0, hashlib.sha256()
         ordered = tuple(streams[stream] for stream in layout.STREAMS[kind])
         for stream in ordered:
             crc = zlib.crc32(stream.body, crc)
+            digest.update(stream.body)
         entry = Entry(
             name="",
             kind=kind,
@@ -210,18 +226,60 @@ class Writer:
             streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
             crc=crc,
         )
-        return Encoded(entry, ordered, measured)
+        return Encoded(entry, ordered, measured, digest.digest())
 
     def put(self, name: str, encoded: Encoded) -> TensorRow:
         """Write a tensor that :meth:`encode` made; returns its row of the ledger."""
         self._check_name(name)
         layout.check_name(name)
-        entry = replace(encoded.entry, name=name, offset=self._offset)
-        for stream in encoded.streams:
+        known = encoded.entry, encoded.digest
+        index = self._known.setdefault(known, len(self._entries))
+        if index < len(self._entries):
+            changes: dict[str, Any] = {"kind": layout.COPY, "streams": (), "original": index}
+            entry, measured = replace(encoded.entry, name=name, crc=0, **changes), {}
+        else:
+            entry, measured = replace(encoded.entry, name=name), encoded.measured
+            for stream in encoded.streams:
+                self._write(stream.body)
+        written = layout.encode_entry(entry, self._names)
+        self._indices[name] = len(self._entries)
+        self._entries.append(written)
+        row = self._rows[name] = row_of(entry, len(written), measured)
+        return row
+
+    def file(self, name: str, data: Iterable[bytes]) -> FileRow:
+        """Write a file that is no tensor, a piece at a time; returns its row of the ledger.
+
+        Parameters
+        ----------
+        name : str
+            Its path. Files have names of their own: a tensor may be called the same.
+        data : iterable of bytes
+            Of any lengths.
+        """
+        if name in self._files:
+            raise InvalidArgument(f"two files are called {name!r}")
+        layout.check_name(name, "file")
+        size = total = 0
+        for piece in _pieces(data):
+            stream = encode_file(piece, self._coders)
+            method = StreamEntry(stream.method, len(stream.body))
+            entry = Entry(
+                name=name,
+                kind=layout.FILE,
+                dtype="uint8",
+                shape=(len(piece),),
+                stored=len(piece),
+                levels=0,
+                streams=(method,),
+                crc=zlib.crc32(stream.body),
+            )
             self._write(stream.body)
-        written = self._entries[name] = layout.encode_entry(entry, self._names)
-        row = row_of(entry, len(written), encoded.measured)
-        self._rows[name] = row
+            written = layout.encode_entry(entry, self._names)
+            self._entries.append(written)
+            size += len(piece)
+            total += len(written) + len(stream.body)
+        row = self._files[name] = FileRow(name, size, total)
         return row
 
     def alias(self, name: str, of: str) -> None:
@@ -235,12 +293,12 @@ class Writer:
     @property
     def ledger(self) -> Ledger:
         """Where the bytes went; whole once the block has ended."""
-        return Ledger(tuple(self._rows.values()), self._offset, dict(self._aliases))
+        rows, files = tuple(self._rows.values()), tuple(self._files.values())
+        return Ledger(rows, self._offset, dict(self._aliases), files)
 
     def _finish(self) -> None:
-        directory = layout.encode_directory(
-            self._entries, self._names, self._aliases, self.metadata
-        )
+        aliases = {alias: self._indices[name] for alias, name in self._aliases.items()}
+        directory = layout.encode_directory(self._entries, self._names, aliases, self.metadata)
         if len(directory) >= 1 << 32:
             raise InvalidArgument(
                 f"the directory is {len(directory)} bytes; 2**32 - 1 is the limit"
@@ -250,6 +308,19 @@ class Writer:
         if self._file is not None:
             self._file.flush()
         self._done = True
+
+
+def _pieces(data: Iterable[bytes]) -> Iterable[bytes]:
+    """``data`` in pieces of ``layout.PIECE`` bytes and a shorter last one, if only of 0 bytes."""
+    left = b""
+    some = False
+    for part in data:
+        left += part
+        while len(left) > layout.PIECE:
+            yield left[: layout.PIECE]
+            left, some = left[layout.PIECE :], True
+    if left or not some:
+        yield left
 
 
 def write(

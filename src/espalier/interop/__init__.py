@@ -3,6 +3,7 @@
 from espalier.interop.base import (
     Checkpoint,
     Content,
+    Pieces,
     TensorInfo,
     open_checkpoint,
     save_checkpoint,
@@ -12,6 +13,7 @@ from espalier.interop.base import (
 __all__ = [
     "Checkpoint",
     "Content",
+    "Pieces",
     "TensorInfo",
     "open_checkpoint",
     "save_checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +13,17 @@ from typing import Any, BinaryIO, ClassVar, Self
 
 from espalier.container import atomic_write
 from espalier.container.layout import MAGIC
-from espalier.errors import FormatError, InvalidArgument, TruncatedFile
+from espalier.errors import CorruptFile, FormatError, InvalidArgument, TruncatedFile
 from espalier.parallel import in_order
 from espalier.registry import Registry
 from espalier.state import Array, count, storage_dtype
 
 _HEAD_BYTES = 64
+
+Pieces = Callable[[], Iterable[bytes]]
+"""Opens a file: its bytes, a piece at a time."""
+
+_PIECE = 1 << 20
 
 FOLDER = "folder"
 """``format`` of what :meth:`Checkpoint.original` says of a folder."""
@@ -86,15 +92,25 @@ class Checkpoint(ABC):
         return self.path.stat().st_size
 
     def original(self) -> dict[str, Any]:
-        """What beside the tensors is needed to give the checkpoint back as it was, as JSON.
+        """What beside tensors and :meth:`files` is needed to give the checkpoint back, as JSON.
 
         Empty where tensors, names and ``metadata`` are all there is. It has a key ``format``.
         """
         return {}
 
-    def missing_from(self, original: Mapping[str, Any]) -> list[str]:
-        """What of this checkpoint, beside tensors, ``original`` of another one does not hold."""
-        return []
+    def files(self) -> dict[str, Pieces]:
+        """Bytes beside the tensors that are needed to give the checkpoint back, by name."""
+        return {}
+
+    def missing_from(self, original: Mapping[str, Any], files: Mapping[str, Pieces]) -> list[str]:
+        """What of this checkpoint, beside tensors, those of another one do not hold."""
+        if not self.original():
+            return []
+        ours = self.files()
+        wrong = [f"file {name!r} differs" for name in ours if not _same(ours, files, name)]
+        if dict(original) != self.original():
+            wrong.append("what belongs to which file differs")
+        return wrong
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +149,8 @@ class Content:
         Written where the format has a place for it.
     original : mapping
         :meth:`Checkpoint.original` of the checkpoint that the tensors came from.
+    files : mapping of str to callable
+        :meth:`Checkpoint.files` of it.
     jobs : int
         How many threads load tensors.
     """
@@ -143,6 +161,7 @@ class Content:
     metadata: Mapping[str, str] = field(default_factory=dict)
     original: Mapping[str, Any] = field(default_factory=dict)
     jobs: int = 1
+    files: Mapping[str, Pieces] = field(default_factory=dict)
 
     def arrays(self, names: Iterable[str]) -> AbstractContextManager[Iterator[Array]]:
         """Opens the arrays of those names, in that order, loaded ahead by ``jobs`` threads."""
@@ -278,6 +297,37 @@ def save_checkpoint(path: str | os.PathLike[str], content: Content, *, force: bo
         raise InvalidArgument(f"{path}: {error}") from None
     with atomic_write(Path(path), force=force) as file:
         chosen.write(file, content)
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """The bytes of a file on disk, a piece at a time."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def whole(files: Mapping[str, Pieces], name: str, most: int) -> bytes:
+    """All bytes of a file, at most ``most``; :class:`CorruptFile` if it is longer or not there."""
+    if name not in files:
+        raise CorruptFile(f"{name}: is not in the file")
+    data = bytearray()
+    for piece in files[name]():
+        data += piece
+        if len(data) > most:
+            raise CorruptFile(f"{name}: has over {most} bytes")
+    return bytes(data)
+
+
+def _same(ours: Mapping[str, Pieces], theirs: Mapping[str, Pieces], name: str) -> bool:
+    """Whether both hold the file ``name``, with the same bytes."""
+    return name in theirs and _digest(ours[name]) == _digest(theirs[name])
+
+
+def _digest(pieces: Pieces) -> bytes:
+    digest = hashlib.sha256()
+    for piece in pieces():
+        digest.update(piece)
+    return digest.digest()
 
 
 def _name(chosen: Format) -> str:

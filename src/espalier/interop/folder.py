@@ -10,13 +10,21 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from espalier.container import atomic_folder
 from espalier.errors import CorruptFile, FormatError, InvalidArgument
-from espalier.interop.base import FOLDER, Checkpoint, Content, TensorInfo
-from espalier.interop.blob import pack, pieces, unpack
+from espalier.interop.base import (
+    FOLDER,
+    Checkpoint,
+    Content,
+    Pieces,
+    TensorInfo,
+    pieces_of,
+    whole,
+)
 from espalier.interop.safetensors_file import (
     MAX_HEADER_BYTES,
     Header,
@@ -29,8 +37,6 @@ from espalier.state import Array
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
-MAX_OTHER_BYTES = 1 << 28
-"""Of all files that are not safetensors: they lie in the directory of the ``.esp`` file."""
 _MAX_INDEX_BYTES = 1 << 27
 
 
@@ -51,7 +57,6 @@ class FolderCheckpoint(Checkpoint):
             )
         self._others = [name for name in files if name not in set(shards)]
         self._sizes = {name: (path / name).stat().st_size for name in files}
-        _check_others(path, {name: self._sizes[name] for name in self._others})
         model = _model_files(path, shards)
         infos: dict[str, TensorInfo] = {}
         metadata: dict[str, str] = {}
@@ -83,32 +88,18 @@ class FolderCheckpoint(Checkpoint):
         return part.raw(name) if name in part.skipped else part.load(name)[1]
 
     def original(self) -> dict[str, Any]:
-        """Every file that is not safetensors, and the header of every one that is."""
-        shards = {}
-        for name, part in self._parts.items():
-            raw = part.header.raw
-            shards[name] = {
-                "prefix": self._prefixes[name],
-                "header_bytes": len(raw),
-                "header": pack(raw),
-            }
-        others = {}
-        for name in self._others:
-            data = (self.path / name).read_bytes()
-            others[name] = {"bytes": len(data), "zlib": pack(data)}
-        return {"format": FOLDER, "shards": shards, "files": others}
+        """Of each safetensors file, the prefix that the names of its tensors have here."""
+        return {"format": FOLDER, "shards": dict(self._prefixes)}
 
-    def missing_from(self, original: Mapping[str, Any]) -> list[str]:
-        if original.get("format") != FOLDER:
-            return []
-        ours, theirs = self.original(), original
-        wrong = []
-        for kind in ("shards", "files"):
-            there = theirs.get(kind)
-            for name, fields in ours[kind].items():
-                if not isinstance(there, dict) or there.get(name) != fields:
-                    wrong.append(f"file {name!r} is missing or differs")
-        return wrong
+    def files(self) -> dict[str, Pieces]:
+        """Every file that is not safetensors, and the header of every one that is."""
+        whole = {name: partial(pieces_of, self.path / name) for name in self._others}
+        headers = {name: _pieces(part.header.raw) for name, part in self._parts.items()}
+        return whole | headers
+
+
+def _pieces(data: bytes) -> Pieces:
+    return lambda: [data]
 
 
 def _files(path: Path) -> tuple[list[str], list[str]]:
@@ -130,16 +121,6 @@ def _files(path: Path) -> tuple[list[str], list[str]]:
                 continue
             found.append(relative)
     return sorted(found), notes
-
-
-def _check_others(path: Path, sizes: Mapping[str, int]) -> None:
-    total = sum(sizes.values())
-    if total > MAX_OTHER_BYTES:
-        largest = max(sizes, key=lambda name: sizes[name])
-        raise InvalidArgument(
-            f"{path}: files that are not safetensors have {total:,} bytes ({largest} has "
-            f"{sizes[largest]:,}), and {MAX_OTHER_BYTES:,} can be kept; move some elsewhere"
-        )
 
 
 def _model_files(path: Path, shards: list[str]) -> list[str]:
@@ -206,19 +187,21 @@ def write_folder(path: str | os.PathLike[str], content: Content, *, force: bool 
         The folder is not empty.
     """
     where = Path(path)
-    shards = _fields(content.original, "shards", where)
-    others = _fields(content.original, "files", where)
-    for name in [*shards, *others]:
+    prefixes = _prefixes(content.original, where)
+    for name in [*prefixes, *content.files]:
         _check_path(name, where)
     infos = {info.name: info for info in content.infos}
-    headers = {name: _header(name, fields, infos, where) for name, fields in shards.items()}
+    headers = {
+        name: _header(name, prefix, content, infos, where) for name, prefix in prefixes.items()
+    }
     with atomic_folder(path, force=force) as folder:
-        for name, fields in others.items():
-            with _create(folder / name) as file:
-                file.writelines(pieces(fields.get("zlib"), fields.get("bytes"), f"{where}: {name}"))
-        for name, (header, prefix) in headers.items():
+        for name in content.files:
+            if name not in headers:
+                with _create(folder / name) as file:
+                    file.writelines(content.files[name]())
+        for name, header in headers.items():
             placed = sorted(header.entries, key=lambda n: _place(header, n))
-            names = [prefix + n for n in placed]
+            names = [prefixes[name] + n for n in placed]
             with _create(folder / name) as file, content.arrays(names) as arrays:
                 file.write(header.raw)
                 for ours, array in zip(names, arrays, strict=True):
@@ -234,10 +217,10 @@ def _create(path: Path) -> Any:
     return path.open("xb")
 
 
-def _fields(original: Mapping[str, Any], kind: str, where: Path) -> dict[str, dict[str, Any]]:
-    found = original.get(kind)
-    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
-        raise CorruptFile(f"{where}: the file does not say which {kind} the folder has")
+def _prefixes(original: Mapping[str, Any], where: Path) -> dict[str, str]:
+    found = original.get("shards")
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise CorruptFile(f"{where}: the file does not say which shards the folder has")
     return found
 
 
@@ -257,17 +240,16 @@ def _check_path(name: str, where: Path) -> None:
 
 
 def _header(
-    name: str, fields: Mapping[str, Any], infos: Mapping[str, TensorInfo], where: Path
-) -> tuple[Header, str]:
-    """The header of a safetensors file, whose tensors are all there, and their prefix."""
+    name: str, prefix: str, content: Content, infos: Mapping[str, TensorInfo], where: Path
+) -> Header:
+    """The header of a safetensors file, whose tensors are all there."""
     what = f"{where}: {name}"
-    raw = unpack(fields.get("header"), fields.get("header_bytes"), what, MAX_HEADER_BYTES + 8)
-    prefix = fields.get("prefix")
-    if not isinstance(prefix, str) or int.from_bytes(raw[:8], "little") != len(raw) - 8:
+    raw = whole(content.files, name, MAX_HEADER_BYTES + 8)
+    if int.from_bytes(raw[:8], "little") != len(raw) - 8:
         raise CorruptFile(f"{what}: its header is not whole")
     header = parse_header(raw, where / name)
     for tensor, entry in header.entries.items():
         info = infos.get(prefix + tensor)
         if info is None or info.nbytes != entry.nbytes:
             raise CorruptFile(f"{what}: its tensor {tensor!r} is not there in that size")
-    return header, prefix
+    return header

@@ -15,15 +15,24 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from espalier.errors import CorruptFile, InvalidArgument, MissingDependency, TruncatedFile
-from espalier.interop.base import FORMATS, Checkpoint, Content, Format, TensorInfo
-from espalier.interop.blob import pack, unpack
+from espalier.interop.base import (
+    FORMATS,
+    Checkpoint,
+    Content,
+    Format,
+    Pieces,
+    TensorInfo,
+    whole,
+)
 from espalier.state import Array, storage_dtype
 
 ONNX = "onnx"
 MAX_BYTES = (1 << 31) - 1
 """Of a message: protobuf's limit."""
 MAX_GRAPH_BYTES = 1 << 28
-"""Of a model without its initialisers: it lies in the directory of the ``.esp`` file."""
+"""Of a model without its initialisers, which is held in memory."""
+GRAPH = "graph.onnx"
+"""The name of that model among the files of the ``.esp`` file."""
 
 DTYPES: Mapping[int, str] = {
     1: "float32",
@@ -149,20 +158,12 @@ class OnnxCheckpoint(Checkpoint):
         return flat.view(dtype).reshape(info.shape)
 
     def original(self) -> dict[str, Any]:
-        """The message without its tensors, and the fields of those that are not raw bytes."""
-        return {
-            "format": ONNX,
-            "graph_bytes": len(self._graph),
-            "graph": pack(self._graph),
-            "lists": self._lists,
-            "kept": self._kept,
-        }
+        """The fields of tensors that are not raw bytes, and the names of those that stay there."""
+        return {"format": ONNX, "lists": self._lists, "kept": self._kept}
 
-    def missing_from(self, original: Mapping[str, Any]) -> list[str]:
-        if original.get("format") != ONNX:
-            return []
-        same = _unpack_graph(original) == self._graph and original.get("lists") == self._lists
-        return [] if same else ["the graph differs"]
+    def files(self) -> dict[str, Pieces]:
+        """The message without its tensors."""
+        return {GRAPH: lambda: [self._graph]}
 
 
 def _parse(data: bytes, path: Path | str) -> Any:
@@ -227,11 +228,6 @@ def _external(tensor: Any, path: Path) -> tuple[Path, int, int]:
     return file, offset, length
 
 
-def _unpack_graph(original: Mapping[str, Any]) -> bytes:
-    size = original.get("graph_bytes")
-    return unpack(original.get("graph"), size, "the ONNX graph", MAX_GRAPH_BYTES)
-
-
 @FORMATS.register("ONNX")
 @dataclass(frozen=True)
 class Onnx(Format):
@@ -253,14 +249,14 @@ class Onnx(Format):
                 ".safetensors, .pt or .npz"
             )
         total = sum(info.nbytes for info in content.infos)
-        if total + len(_unpack_graph(content.original)) > MAX_BYTES:
+        if total + len(whole(content.files, GRAPH, MAX_GRAPH_BYTES)) > MAX_BYTES:
             raise InvalidArgument(
                 f"{total:,} bytes of tensors are over the 2 GB of an ONNX file; choose the suffix "
                 ".safetensors"
             )
 
     def write(self, file: BinaryIO, content: Content) -> None:
-        model = _parse(_unpack_graph(content.original), "the ONNX graph")
+        model = _parse(whole(content.files, GRAPH, MAX_GRAPH_BYTES), "the ONNX graph")
         kept, lists = content.original.get("kept"), content.original.get("lists")
         if not isinstance(kept, list) or not isinstance(lists, dict):
             raise CorruptFile("the ONNX graph: what belongs into it is not said")
