@@ -95,6 +95,36 @@ def test_layer_by_layer_sharing_goes_on_with_the_layer_that_it_was_at(tmp_path, 
     assert first == second
 
 
+DISTILLED = GOOD.replace("prune: {density: 0.5", "distill: 0.7, prune: {density: 0.5").replace(
+    "fine_tune: {epochs: 2", "fine_tune: {distill: 0.5, temperature: 2, epochs: 2"
+)
+
+
+@pytest.mark.parametrize("at", [("3/7 retrain", 10), ("5/7 fine_tune", 9)])
+def test_an_interrupted_run_finds_its_teacher_again(tmp_path, at):
+    recipe = parse_recipe(DISTILLED, "x")
+    run_recipe(recipe, tmp_path / "whole")
+    assert not (tmp_path / "whole" / "teacher.pt").exists()
+    run_recipe(parse_recipe(GOOD, "x"), tmp_path / "plain")
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        if (stage, done) == at:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=progress)
+    run_recipe(recipe, tmp_path / "run", resume=True)
+    files = [(tmp_path / n / "out/model.esp").read_bytes() for n in ("whole", "run", "plain")]
+    assert files[0] == files[1] != files[2]
+
+
+def test_distillation_wants_somebody_to_learn_from():
+    text = DISTILLED.replace("  - train: {epochs: 4, lr: 1e-2, batch_size: 32}\n", "")
+    with pytest.raises(InvalidArgument, match="retrain: distill needs an earlier train stage"):
+        parse_recipe(text, "x")
+    assert parse_recipe(text + "weights: some.esp\n", "x").distills
+
+
 def test_resume_wants_the_same_recipe_and_force_starts_again(tmp_path):
     recipe = parse_recipe(GOOD, "good")
     run_recipe(recipe, tmp_path)

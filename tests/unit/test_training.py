@@ -10,6 +10,7 @@ from espalier.errors import CorruptFile, InvalidArgument
 from espalier.samples import Samples
 from espalier.training import Settings, evaluate, set_dropout, train
 from espalier.training.augment import AUGMENTATIONS, flip, shift
+from espalier.training.distillation import distillation_loss
 
 
 def samples(n: int = 300, seed: int = 0) -> Samples:
@@ -201,3 +202,33 @@ def test_a_bar_with_the_loss_and_the_time_left(capsys):
     printed = capsys.readouterr()
     assert "epoch 2/2" in printed.err
     assert printed.out == ""
+
+
+def test_distillation_by_hand():
+    outputs, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    p = torch.softmax(teacher / 2, 1)
+    q = torch.softmax(outputs / 2, 1)
+    expected = 4 * (p * (p / q).log()).sum()
+    assert distillation_loss(outputs, teacher, 2.0) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_teacher_alone_can_teach():
+    torch.manual_seed(1)
+    teacher, data = nn.Linear(4, 3), samples()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    labels = teacher(data.x).argmax(1)  # not those of the samples, which are never looked at
+    model = network()
+    train(model, data, teacher=teacher, distill=1.0, epochs=8, lr=1e-2, batch_size=32)
+    assert evaluate(model, Samples(data.x, labels)).error < 10 < evaluate(model, data).error
+    assert teacher.training
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_a_teacher_and_distill_belong_together():
+    with pytest.raises(InvalidArgument, match="distill above 0 and a teacher"):
+        train(network(), samples(), distill=0.5, epochs=1)
+    with pytest.raises(InvalidArgument, match="distill above 0 and a teacher"):
+        train(network(), samples(), teacher=network(), epochs=1)
+    for wrong in ({"distill": 1.5}, {"temperature": 0.0}):
+        with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+            Settings(**wrong)

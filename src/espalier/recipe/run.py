@@ -17,7 +17,7 @@ from espalier.errors import CorruptFile, InvalidArgument
 from espalier.parametrization import attach
 from espalier.recipe.refs import Split, build_data, build_model
 from espalier.recipe.schema import Recipe, load_recipe
-from espalier.recipe.stages import Context, run_stage
+from espalier.recipe.stages import TEACHER, Context, run_stage
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
 RESULTS, STATE = "results.json", "state.pt"
@@ -125,9 +125,12 @@ def run_recipe(
         values = run_stage(context, stage)
         seconds = round(monotonic() - start, 2)
         result.stages.append(StageResult(stage.kind, seconds, values))
+        if stage.kind == "train" and loaded.distills:
+            save_checkpoint(folder / TEACHER, {"model": model.state_dict()})
         _close_stage(result)
         for path in context.checkpoints():
             path.unlink()
+    (folder / TEACHER).unlink(missing_ok=True)
     return result
 
 
@@ -156,7 +159,7 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool, force: bool) -> lis
     """The stages already done in ``folder``; none unless resuming."""
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument(f"{folder}: is a file; --out takes a folder")
-    held = [p for p in (folder / STATE, folder / RESULTS) if p.exists()]
+    held = [folder / name for name in (STATE, RESULTS, TEACHER) if (folder / name).exists()]
     partial = sorted(folder.glob("stage-*.pt")) if folder.is_dir() else []
     if (held or partial) and not (resume or force):
         raise InvalidArgument(

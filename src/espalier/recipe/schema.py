@@ -69,6 +69,9 @@ class Train(_Strict):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     choose: Literal["best", "last"] = "best"
     patience: Annotated[int, Field(ge=0)] = 0
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the loss that the network has which the last ``train`` stage left."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     prune: GradualPrune | None = None
     refresh_every: Annotated[int, Field(ge=0)] = 0
@@ -171,6 +174,12 @@ class Stage(_Strict):
     kind: str
     options: Train | Prune | Share | QuantizeRd | Evaluate | Save
 
+    @property
+    def distills(self) -> bool:
+        """Whether it learns from another network's outputs."""
+        training = self.options.layerwise if isinstance(self.options, Share) else self.options
+        return isinstance(training, Train) and training.distill > 0
+
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
@@ -201,6 +210,22 @@ class Recipe(_Strict):
     """How many training samples to hold out for every choice that is made on the way."""
     seed: int = 0
     stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _teachers(self) -> Recipe:
+        taught = self.weights is not None
+        for stage in self.stages:
+            if stage.distills and not taught:
+                raise ValueError(
+                    f"{stage.kind}: distill needs an earlier train stage, or weights, to learn from"
+                )
+            taught = taught or stage.kind == "train"
+        return self
+
+    @property
+    def distills(self) -> bool:
+        """Whether any stage learns from another network's outputs."""
+        return any(stage.distills for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe with all defaults filled in, as plain data."""

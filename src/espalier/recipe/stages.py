@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import CorruptFile, InvalidArgument
-from espalier.parametrization import current, mask_of
+from espalier.parametrization import attach, current, finalize, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
 from espalier.quantization.curvature import collect_curvature
 from espalier.quantization.rd import Curvatures, quantize_rd, reestimate_batchnorm, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
-from espalier.recipe.refs import Split
+from espalier.recipe.refs import Split, build_model
 from espalier.samples import Samples
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
+from espalier.training.checkpoint import load_checkpoint
 from espalier.training.loop import Callback, History, Settings, train
 from espalier.training.metrics import evaluate, set_dropout
+
+TEACHER = "teacher.pt"
+"""In the folder of a run: the network as the last ``train`` stage left it."""
 
 EVALUATIONS = 12
 """How many networks a search for lambda makes and evaluates, at most."""
@@ -89,11 +93,20 @@ def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[st
         context.split.train,
         settings,
         held_out=context.split.held_out,
+        teacher=_teacher(context) if settings.distill else None,
         callbacks=callbacks,
         checkpoint=checkpoint,
         progress=context.progress,
     )
     return _trained(history) | {"density": _density(context.model)}
+
+
+def _teacher(context: Context) -> nn.Module:
+    """The network as the last ``train`` stage left it, or as the recipe's weights are."""
+    teacher, kept = build_model(context.recipe), context.folder / TEACHER
+    if kept.exists():
+        attach(teacher, load_checkpoint(kept)["model"])
+    return finalize(teacher).to(next(context.model.parameters()).device)
 
 
 def _trained(history: History) -> dict[str, Any]:

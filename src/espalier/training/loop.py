@@ -21,6 +21,7 @@ from espalier.errors import InvalidArgument
 from espalier.samples import Data, Samples
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
+from espalier.training.distillation import distillation_loss
 from espalier.training.metrics import evaluate
 from espalier.training.progress import Progress, reporting
 
@@ -54,6 +55,11 @@ class Settings:
         the last one.
     patience : int
         Stop when the held-out error has not fallen for so many epochs; 0 never stops early.
+    distill : float
+        Share of the loss that a teacher's outputs have, in [0, 1]; the labels have the rest. See
+        :func:`espalier.training.distillation.distillation_loss`.
+    temperature : float
+        Of the distillation.
     seed : int
     """
 
@@ -68,6 +74,8 @@ class Settings:
     average: float = 0.0
     choose: str = "best"
     patience: int = 0
+    distill: float = 0.0
+    temperature: float = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +86,10 @@ class Settings:
             raise InvalidArgument(f"lr must be positive, not {self.lr}")
         if not 0 <= self.average < 1:
             raise InvalidArgument(f"average must lie in [0, 1), not {self.average}")
+        if not 0 <= self.distill <= 1:
+            raise InvalidArgument(f"distill must lie in [0, 1], not {self.distill}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InvalidArgument(f"temperature must be positive, not {self.temperature}")
         for name, known in (
             ("optimizer", ("adam", "sgd")),
             ("schedule", ("cosine", "constant")),
@@ -138,6 +150,7 @@ def train(
     *,
     held_out: Data | None = None,
     loss: Loss | None = None,
+    teacher: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | bool | None = None,
@@ -159,6 +172,9 @@ def train(
     loss : callable, optional
         ``loss(outputs, targets)``; cross-entropy with the label smoothing of ``settings`` by
         default.
+    teacher : nn.Module, optional
+        Where ``distill`` is above 0: what to learn from beside the labels, the network before it
+        was pruned for example. Not changed; run in evaluation mode.
     callbacks : sequence of Callback
     checkpoint : path, optional
         Written after each epoch. If it exists, the run goes on from there and ends as it would
@@ -180,7 +196,7 @@ def train(
         raise InvalidArgument("give settings or its fields, not both")
     settings = settings or Settings(**options)
     with reporting(progress) as report:
-        run = _Run(model, data, settings, held_out, loss, callbacks, checkpoint, report)
+        run = _Run(model, data, settings, held_out, loss, teacher, callbacks, checkpoint, report)
         return run.fit()
 
 
@@ -194,12 +210,16 @@ class _Run:
         settings: Settings,
         held_out: Data | None,
         loss: Loss | None,
+        teacher: nn.Module | None,
         callbacks: Sequence[Callback],
         checkpoint: str | os.PathLike[str] | None,
         progress: Progress | None,
     ) -> None:
+        if (teacher is not None) != (settings.distill > 0):
+            raise InvalidArgument("distillation needs both: distill above 0 and a teacher")
         self.model, self.data, self.settings = model, data, settings
         self.held_out, self.callbacks, self.progress = held_out, callbacks, progress
+        self.teacher = teacher
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.loss = loss or self._cross_entropy
         self.augment = augmentation(settings.augment)
@@ -220,9 +240,22 @@ class _Run:
         smoothing = self.settings.label_smoothing
         return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
+    def _objective(self, x: Tensor, y: Tensor) -> Tensor:
+        outputs = self.model(x)
+        loss = self.loss(outputs, y)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = self.teacher(x)
+        share, temperature = self.settings.distill, self.settings.temperature
+        return share * distillation_loss(outputs, taught, temperature) + (1 - share) * loss
+
     def fit(self) -> History:
         start = self._resume()
         training = self.model.training
+        teaching = self.teacher is not None and self.teacher.training
+        if self.teacher is not None:
+            self.teacher.eval()
         for epoch in range(start, self.settings.epochs):
             if self._out_of_patience():
                 break
@@ -231,6 +264,8 @@ class _Run:
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.train(training)
+        if self.teacher is not None:
+            self.teacher.train(teaching)
         return self.history
 
     def _epoch(self, epoch: int) -> None:
@@ -243,7 +278,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self.loss(self.model(x.to(self.device)), y.to(self.device))
+            loss = self._objective(x.to(self.device), y.to(self.device))
             value = loss.item()
             if not math.isfinite(value):
                 raise InvalidArgument(f"the loss is {value} in epoch {epoch}, step {i}: lower lr")
