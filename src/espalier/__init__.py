@@ -18,6 +18,7 @@ _HOMES = {
     "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
     + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
     + ["UnknownMethod", "UnsupportedVersion"],
+    "espalier.analysis.report": ["write_report"],
     "espalier.parametrization": ["attach", "finalize"],
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
     "espalier.quantization.curvature": ["collect_curvature"],
@@ -30,6 +31,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from espalier.analysis.report import write_report
     from espalier.analysis.sensitivity import sensitivity
     from espalier.errors import (
         CorruptFile,
@@ -81,6 +83,7 @@ __all__ = [
     "share",
     "share_layerwise",
     "train",
+    "write_report",
 ]
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from espalier.analysis.paper import LENET300
+from espalier.analysis.report import write_report
 from espalier.analysis.tables import Table, layer_table, markdown, stage_table
 from espalier.container import atomic_write
-from espalier.errors import DataUnavailable, InvalidArgument
+from espalier.errors import DataUnavailable, InvalidArgument, MissingDependency
 from espalier.recipe import load_recipe, run_recipe
 from espalier.recipe.run import Progress, RunResult
 from espalier.recipe.schema import Recipe
@@ -89,13 +90,14 @@ def run_demo(
     data_dir : path, optional
         Where data is looked for first.
     out : path
-        Folder for ``model.esp``, ``ledger.json``, ``report.md``, ``results.json``.
+        Folder for ``model.esp``, ``ledger.json``, ``results.json``, ``report.md``, and with the
+        extra ``report`` the same as a page, ``report.html``.
     seed : int
     resume, force : bool
         As for :func:`espalier.run_recipe`.
     progress : callable, optional
     announce : callable
-        Is told, in one line, which data is used.
+        Is told, in one line, which data is used, and whether there is no page.
 
     Raises
     ------
@@ -114,6 +116,11 @@ def run_demo(
     run = run_recipe(recipe, out, resume=resume, force=force, data_dir=data_dir, progress=progress)
     result = DemoResult(run, dataset, note)
     _write(result)
+    try:
+        title = f"Deep Compression of LeNet-300-100 on {dataset}"
+        write_report([result.run.out], result.run.out / "report.html", title=title, force=True)
+    except MissingDependency as error:
+        announce(f"no report.html: {error}")
     return result
 
 

@@ -58,6 +58,52 @@ def fails(espalier):
     return run
 
 
+NETWORK = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2400, 64, generator=generator)
+    y = x[:, :10].argmax(1)
+    return (x[:2000], y[:2000]), (x[2000:], y[2000:])
+"""
+SHORT = """
+model: mine:model
+data: mine:data
+holdout: 400
+stages:
+  - train: {epochs: 3, batch_size: 32}
+  - evaluate: {split: test, name: reference}
+  - prune: {density: 0.3}
+  - retrain: {epochs: 2, batch_size: 32}
+  - share: {bits: 4}
+  - fine_tune: {epochs: 2, lr: 1e-3, batch_size: 32}
+  - save: {path: model.esp, coder: huffman}
+  - evaluate: {split: test, name: compressed}
+"""
+
+
+@pytest.fixture(scope="session")
+def network_source():
+    """A module with a small model and its data."""
+    return NETWORK
+
+
+@pytest.fixture(scope="session")
+def finished_run(espalier, tmp_path_factory):
+    """The folder of a short run that is finished. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "mine.py").write_text(NETWORK)
+    (folder / "short.yaml").write_text(SHORT)
+    done = espalier("run", "short.yaml", "--out", "run", "-q", cwd=folder)
+    assert done.status == 0, done
+    return folder / "run"
+
+
 def network(seed=0):
     """Tensors of a small network: shared, kept exactly, and of dtypes that are neither."""
     rng = np.random.default_rng(seed)

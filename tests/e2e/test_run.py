@@ -10,19 +10,6 @@ from pathlib import Path
 
 import pytest
 
-NETWORK = """
-import torch
-from torch import nn
-
-def model():
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-
-def data():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2400, 64, generator=generator)
-    y = x[:, :10].argmax(1)
-    return (x[:2000], y[:2000]), (x[2000:], y[2000:])
-"""
 RECIPE = """
 model: mine:model
 data: mine:data
@@ -38,9 +25,9 @@ stages:
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, network_source):
     """A folder with the user's own module and recipe."""
-    (tmp_path / "mine.py").write_text(NETWORK)
+    (tmp_path / "mine.py").write_text(network_source)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return tmp_path
 

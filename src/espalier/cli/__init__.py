@@ -16,7 +16,17 @@ from typing import Annotated
 import typer
 
 from espalier import __version__
-from espalier.cli import compress, convert, decompress, demo, inspect, run, sensitivity, verify
+from espalier.cli import (
+    compress,
+    convert,
+    decompress,
+    demo,
+    inspect,
+    report,
+    run,
+    sensitivity,
+    verify,
+)
 from espalier.errors import EspalierError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -33,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (demo, compress, decompress, inspect, verify, run, sensitivity, convert):
+for _module in (demo, compress, decompress, inspect, verify, run, sensitivity, report, convert):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

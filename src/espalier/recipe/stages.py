@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from espalier.analysis.distributions import (
+    WeightHistogram,
+    weight_histogram,
+    weight_histograms,
+)
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.parametrization import attach, current, finalize, mask_of
 from espalier.pruning import Pruner, prune
@@ -174,19 +179,30 @@ def _share(context: Context, options: schema.Share) -> dict[str, Any]:
         "refreshable": options.refreshable,
         "seed": context.seed,
     }
+    weights = weight_histograms(read_model(context.model))
     if options.layerwise is None:
         report = share(context.model, options.bits, **how)
         return {
             "layers": [asdict(layer) for layer in report.layers],
             "skipped": [asdict(layer) for layer in report.skipped],
+            "weights": _with_centroids(weights, context.model),
         }
-    layers = []
+    layers, centroids = [], []
     # A resumed stage shares the finished layers again, which is quick and has the same result, and
     # finds each one's training done.
     for i, layer in enumerate(share_layerwise(context.model, options.bits, **how)):
+        centroids += _with_centroids([w for w in weights if w.name == layer.name], context.model)
         trained = _train(context, options.layerwise, context.checkpoint(part=i + 1))
         layers.append(asdict(layer) | {"held_out_error": trained["held_out_error"]})
-    return {"layers": layers, "skipped": []}
+    return {"layers": layers, "skipped": [], "weights": centroids}
+
+
+def _with_centroids(weights: list[WeightHistogram], model: nn.Module) -> list[dict[str, Any]]:
+    """The weights as they were before sharing, and the centroids as they are before training."""
+    tensors = read_model(model).tensors
+    shared = [w for w in weights if getattr(tensors[w.name], "codebook", None) is not None]
+    now = [weight_histogram(w.name, tensors[w.name]).centroids for w in shared]
+    return [replace(w, centroids=c).to_json() for w, c in zip(shared, now, strict=True)]
 
 
 def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from espalier.cache import cache_dir
 from espalier.errors import CorruptFile, DataUnavailable, MissingDependency
 from espalier.samples import Samples
 from espalier.zoo.download import download
@@ -55,11 +56,6 @@ CIFAR10_JPEG_SHA256 = {
     "test": "0754569f5bf30b82c358ca59179d33a7702eea18d8c54cc9dfdb051bd0df8e7c",
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def cache_dir() -> Path:
-    """The user's cache folder for data: ``$XDG_CACHE_HOME/espalier`` or ``~/.cache/espalier``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "espalier"
 
 
 def _folders(name: str, data_dir: str | os.PathLike[str] | None) -> list[Path]:

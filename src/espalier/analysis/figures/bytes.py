@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from espalier.analysis.figures.figure import Figure, Rows, altair, band_axis, to_figure
+from espalier.analysis.figures.figure import (
+    Figure,
+    Rows,
+    altair,
+    band_axis,
+    chart_on,
+    specification,
+    to_figure,
+)
 from espalier.errors import InvalidArgument
 
 STREAMS = ("positions", "codes", "values", "codebook", "tables", "header")
@@ -29,14 +37,14 @@ def waterfall(
     alt = altair()
     rows = _steps(steps)
     sizes = [size for _, size in steps]
-    floor, ceiling = _decade(min(sizes)), 4 * max(sizes)
+    floor, ceiling = _decade(min(sizes)), 25 * max(sizes)
     for row in rows:
         row["from"] = max(row["from"], floor)
     decades = [10**i for i in range(len(str(floor)) - 1, len(str(ceiling)))]
     scale = alt.Scale(type="log", domain=[floor, ceiling], nice=False)
     axis = alt.Axis(format="~s", grid=True, values=decades, title="bytes, logarithmic")
     order = [row["step"] for row in rows]
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = chart_on("rows").encode(
         y=alt.Y("step:N", sort=order, title=None, axis=band_axis()),
         tooltip=[
             alt.Tooltip("step:N"),
@@ -52,8 +60,8 @@ def waterfall(
         x=alt.X("right:Q", scale=scale), text="label:N"
     )
     said = "Waterfall of bytes. " + "; ".join(f"{name}: {size:,} bytes" for name, size in steps)
-    chart = alt.layer(bars, labels).properties(height=alt.Step(40))
-    return to_figure("waterfall", title, said + ".", chart)
+    chart = alt.layer(bars, labels).properties(height=40 * len(rows))
+    return to_figure("waterfall", title, said + ".", specification(chart), rows=rows)
 
 
 def _decade(size: int) -> int:
@@ -120,7 +128,7 @@ def layer_bytes(
     for row in long:
         row["order"] = used.index(row["stream"])
     chart = (
-        alt.Chart(alt.Data(values=long))
+        chart_on("rows")
         .mark_bar(height={"band": 0.7})
         .encode(
             y=alt.Y(
@@ -129,18 +137,18 @@ def layer_bytes(
                 title=None,
                 axis=band_axis(),
             ),
-            x=alt.X("bytes:Q", title="bytes", axis=alt.Axis(format="~s", grid=True)),
+            x=alt.X("bytes:Q", title="bytes", axis=alt.Axis(format="~s", grid=True, tickCount=5)),
             color=alt.Color("stream:N", scale=alt.Scale(domain=used), title=None),
             order=alt.Order("order:Q"),
             tooltip=["layer:N", "stream:N", alt.Tooltip("bytes:Q", format=",")],
         )
-        .properties(height=alt.Step(26))
+        .properties(height=26 * len(kept))
     )
     largest = max(kept, key=_sum) if kept else None
     said = "Stacked bars of the bytes of each layer."
     if largest is not None:
         said += f" Most are in {largest['layer']}: {_sum(largest):,} bytes."
-    return to_figure("layer-bytes", title, said, chart)
+    return to_figure("layer-bytes", title, said, specification(chart), rows=long)
 
 
 def _sum(row: Mapping[str, int]) -> int:

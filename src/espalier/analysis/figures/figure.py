@@ -75,8 +75,8 @@ class Figure:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The data that it draws, all layers of it together."""
-        return [dict(row) for values in _values(self.spec) for row in values]
+        """The data that it draws, that of all its marks together."""
+        return [dict(row) for values in self.spec["datasets"].values() for row in values]
 
     def themed(self, theme: str | Theme = "light", width: int = WIDTH) -> dict[str, Any]:
         """The specification with the colours of a theme, its title, and a width in pixels."""
@@ -131,13 +131,6 @@ class Figure:
         return paths
 
 
-def _values(spec: Mapping[str, Any]) -> list[Rows]:
-    """The inline data of a specification and its layers."""
-    own = spec.get("data", {}).get("values")
-    inner = [rows for layer in spec.get("layer", ()) for rows in _values(layer)]
-    return ([own] if own else []) + inner
-
-
 def _theme(theme: str | Theme) -> Theme:
     if isinstance(theme, Theme):
         return theme
@@ -151,10 +144,22 @@ def figure_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "figure"
 
 
-def to_figure(name: str, title: str, description: str, chart: Any) -> Figure:
-    """The figure of an Altair chart."""
+def chart_on(dataset: str) -> Any:
+    """An Altair chart on the data that :func:`to_figure` is given under a name."""
+    alt = altair()
+    return alt.Chart(alt.NamedData(dataset))
+
+
+def specification(chart: Any) -> dict[str, Any]:
+    """An Altair chart as JSON values, without data and colours."""
     # Altair checks while a chart is built; checking the whole again takes longer than drawing it.
-    spec = chart.to_dict(validate=False)
-    for unwanted in ("$schema", "config"):
-        spec.pop(unwanted, None)
-    return Figure(name, title, description, spec)
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
+
+
+def to_figure(
+    name: str, title: str, description: str, spec: Mapping[str, Any], **datasets: Rows
+) -> Figure:
+    """The figure of a specification on its data."""
+    data = {key: [dict(row) for row in rows] for key, rows in datasets.items()}
+    return Figure(name, title, description, dict(spec) | {"datasets": data})

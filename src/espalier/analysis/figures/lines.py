@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from espalier.analysis.figures.figure import Figure, Rows, altair, to_figure
+from espalier.analysis.figures.figure import (
+    Figure,
+    Rows,
+    altair,
+    chart_on,
+    specification,
+    to_figure,
+)
 from espalier.analysis.figures.theme import DASHES
 from espalier.errors import InvalidArgument
 
 FEW = 8
 """Series that colours and dashes tell apart; more are coloured by their order."""
+MANY = 30
+"""Points of a line from which on they are drawn small."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +120,25 @@ def curves(
         There is no row left to draw.
     """
     kept = _drawable(rows, x, y, title)
+    x, y = _log_ticks(x, kept), _log_ticks(y, kept)
     names = list(dict.fromkeys(str(row[series]) for row in kept))
     text = description or (
         f"Line chart of {y.label} against {x.label}, one line for each {series}: "
         f"{_listed(names)}. {_range(kept, y)}"
     )
-    layers = [*_lines(kept, names, x, y, series), *_rules(rules or {}, y)]
-    return to_figure(name, title, text, altair().layer(*layers))
+    dense = len(kept) > MANY * len(names)
+    chart = altair().layer(*_lines(names, x, y, series, dense), *(_rules(y) if rules else ()))
+    lines = [{"rule": word, y.field: at} for word, at in (rules or {}).items()]
+    data = {"rows": kept, "rules": lines} if rules else {"rows": kept}
+    return to_figure(name, title, text, specification(chart), **data)
 
 
-def _lines(kept: Rows, names: Sequence[str], x: Axis, y: Axis, series: str) -> list[Any]:
+def _lines(names: Sequence[str], x: Axis, y: Axis, series: str, dense: bool = False) -> list[Any]:
     """Lines and their points; a click in the legend brings one out."""
     alt = altair()
     colour, dash = _series(series, names)
     pick = alt.selection_point(fields=[series], bind="legend")
-    base = alt.Chart(alt.Data(values=kept)).encode(
+    base = chart_on("rows").encode(
         x=x.channel(alt.X),
         y=y.channel(alt.Y),
         color=colour,
@@ -133,7 +146,7 @@ def _lines(kept: Rows, names: Sequence[str], x: Axis, y: Axis, series: str) -> l
         tooltip=[alt.Tooltip(f"{_escape(series)}:N", title=series), x.tooltip(), y.tooltip()],
     )
     line = base.mark_line().encode(strokeDash=dash) if dash else base.mark_line()
-    return [line, base.mark_point().add_params(pick)]
+    return [line, base.mark_point(size=12 if dense else 45).add_params(pick)]
 
 
 def points(
@@ -162,7 +175,7 @@ def points(
     alt = altair()
     kept = _drawable(rows, x, y, title)
     tooltip = [alt.Tooltip(f"{_escape(label)}:N", title=label), x.tooltip(), y.tooltip()]
-    base = alt.Chart(alt.Data(values=kept)).encode(
+    base = chart_on("rows").encode(
         x=replace(x, padding=40).channel(alt.X),
         y=replace(y, padding=20).channel(alt.Y),
         tooltip=tooltip,
@@ -178,7 +191,8 @@ def points(
         + _listed([f"{row[label]} {row[x.field]:g}, {row[y.field]:g}" for row in kept])
         + "."
     )
-    return to_figure(name, title, said, alt.layer(base.mark_point(size=90), text))
+    chart = alt.layer(base.mark_point(size=90), text)
+    return to_figure(name, title, said, specification(chart), rows=kept)
 
 
 def training_curves(
@@ -199,11 +213,12 @@ def training_curves(
     x = Axis("epoch", "epoch", format="d")
     kept = _drawable(rows, x, y, title)
     names = list(dict.fromkeys(str(row["series"]) for row in kept))
-    layers = _lines(kept, names, x, y, "series")
+    layers = _lines(names, x, _log_ticks(y, kept), "series", len(kept) > MANY * len(names))
+    data: dict[str, Rows] = {"rows": kept}
     said = f"Line chart of {y.label} over the epochs: {_listed(names)}. {_range(kept, y)}"
     if stages:
-        begins = [dict(row) | {"at": row["epoch"] - 0.5} for row in stages]
-        base = alt.Chart(alt.Data(values=begins)).encode(x=alt.X("at:Q", title=x.label))
+        data["stages"] = [dict(row) | {"at": row["epoch"] - 0.5} for row in stages]
+        base = chart_on("stages").encode(x=alt.X("at:Q", title=x.label))
         text = base.mark_text(style="note", align="left", dy=-4, baseline="bottom")
         layers = [
             base.mark_rule(style="connector"),
@@ -211,7 +226,7 @@ def training_curves(
             *layers,
         ]
         said += f" Stages: {_listed([str(row['stage']) for row in stages])}."
-    return to_figure(name, title, said, alt.layer(*layers))
+    return to_figure(name, title, said, specification(alt.layer(*layers)), **data)
 
 
 def _drawable(rows: Rows, x: Axis, y: Axis, title: str) -> list[dict[str, Any]]:
@@ -219,6 +234,19 @@ def _drawable(rows: Rows, x: Axis, y: Axis, title: str) -> list[dict[str, Any]]:
     if not kept:
         raise InvalidArgument(f"{title}: no row has both {x.field} and {y.field} to draw")
     return kept
+
+
+def _log_ticks(axis: Axis, rows: Rows) -> Axis:
+    """A logarithmic axis with ticks, and so lines, at 1, 2 and 5 of each decade, or 1 alone."""
+    if not axis.log or axis.values:
+        return axis
+    values = [row[axis.field] for row in rows]
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if math.log10(high / low) > 4 else (1, 2, 5)
+    ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    return replace(axis, values=inside) if len(inside) > 1 else axis
 
 
 def _fits(value: Any, axis: Axis) -> bool:
@@ -244,12 +272,9 @@ def _series(field: str, names: Sequence[str]) -> tuple[Any, Any]:
     return colour, alt.StrokeDash(kind, scale=scale, legend=legend)
 
 
-def _rules(rules: Mapping[str, float], y: Axis) -> list[Any]:
-    if not rules:
-        return []
+def _rules(y: Axis) -> list[Any]:
     alt = altair()
-    data = alt.Data(values=[{"rule": text, y.field: at} for text, at in rules.items()])
-    base = alt.Chart(data).encode(y=y.channel(alt.Y))
+    base = chart_on("rules").encode(y=y.channel(alt.Y))
     text = base.mark_text(style="note", align="right", baseline="bottom", dy=-3)
     return [
         base.mark_rule(style="connector"),

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from espalier.analysis.figures.figure import Figure, Rows, altair, band_axis, to_figure
+from espalier.analysis.figures.figure import (
+    Figure,
+    Rows,
+    altair,
+    band_axis,
+    chart_on,
+    specification,
+    to_figure,
+)
 
 
 def shares(
@@ -34,7 +42,7 @@ def shares(
     total = sum(row[value] for row in data) or 1.0
     for row in data:
         row["share"] = row[value] / total
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = chart_on("rows").encode(
         y=alt.Y(
             f"{label}:N",
             sort=[row[label] for row in data],
@@ -56,4 +64,5 @@ def shares(
     said = description or f"Bars of {unit} by {label}. " + "; ".join(
         f"{row[label]}: {row['share']:.1%}" for row in data[:8]
     )
-    return to_figure(name, title, said, alt.layer(bars, text).properties(height=alt.Step(26)))
+    chart = alt.layer(bars, text).properties(height=26 * len(data))
+    return to_figure(name, title, said, specification(chart), rows=data)
