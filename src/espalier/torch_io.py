@@ -231,12 +231,11 @@ def load(
         Names or shapes do not fit the model; it is then as it was.
     """
     with Reader(path) as reader:
-        tensors = {
-            name: reader.tensor(name) for name in reader.names() if name not in reader.aliases
-        }
         aliases = dict(reader.aliases)
         order = list(reader.names())
-    dense = {name: to_tensor(t.dense(), t.dtype) for name, t in tensors.items()}
+        names = [name for name in order if name not in aliases]
+        tensors = {name: reader.tensor(name) for name in names} if trainable else {}
+        dense = {name: to_tensor(reader.dense(name), reader.entry(name).dtype) for name in names}
     dense |= {alias: dense[name] for alias, name in aliases.items()}
     state = {name: dense[name] for name in order}
     if into is None:

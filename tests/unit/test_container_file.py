@@ -184,6 +184,10 @@ def test_one_tensor_is_read_without_the_others(tmp_path):
             self.reads.append((self.tell(), size))
             return super().read(size)
 
+        def readinto(self, buffer):
+            self.reads.append((self.tell(), len(buffer)))
+            return super().readinto(buffer)
+
     with Counted(path) as file:
         reader = Reader(file)
         assert len(file.reads) <= 3
@@ -192,6 +196,27 @@ def test_one_tensor_is_read_without_the_others(tmp_path):
         reader.tensor("fc1.bias")
         assert file.reads == [(entry.offset, entry.length)]
     assert reader.entry("tied").shape == (300, 78)
+
+
+def test_a_file_object_with_the_least_there_is():
+    whole = io.BytesIO()
+    write(model(), whole)
+
+    class Least:
+        def __init__(self):
+            self.read, self.seek = whole.read, whole.seek
+
+    want = Reader(whole).model().dense()
+    assert all(np.array_equal(a, want[n]) for n, a in Reader(Least()).model().dense().items())
+
+
+def test_tensors_share_no_memory_with_the_buffer_that_chunks_are_read_into(tmp_path):
+    write(model(), tmp_path / "model.esp")
+    with Reader(tmp_path / "model.esp") as reader:
+        before = {name: reader.dense(name) for name in reader.names()}
+        copies = {name: array.copy() for name, array in before.items()}
+        reader._scratch.buffer[:] = bytes(len(reader._scratch.buffer))
+        assert all(np.array_equal(before[name], copies[name]) for name in before)
 
 
 def test_a_long_directory(tmp_path):

@@ -45,7 +45,8 @@ def test_load_gives_back_a_plain_state_dict(tmp_path, coder):
     assert kinds["0.weight"] == "codebook"
     assert kinds["3.weight"] == "sparse codebook"
     assert kinds["4.weight"] == "sparse"
-    assert kinds["1.num_batches_tracked"] == kinds["1.running_var"] == "dense"
+    assert kinds["1.num_batches_tracked"] == kinds["1.weight"] == "dense"
+    assert kinds["1.running_var"] == "copy"  # ones, as the weight is
     assert equal(espalier.load(tmp_path / "model.esp"), plain(model))
 
 

@@ -72,9 +72,9 @@ def command(
         with console.progress(f"Decompressing {console.short(source)}", total, quiet) as advance:
 
             def load(name: str) -> Array:
-                tensor = reader.tensor(name)
-                advance(tensor.nbytes)
-                return tensor.dense()
+                array = reader.dense(name)
+                advance(array.nbytes)
+                return array
 
             content = Content(
                 infos,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from espalier.cli import console
@@ -106,9 +107,9 @@ def _difference(name: str, reader: Reader, checkpoint: Checkpoint) -> Difference
     from espalier.compress import FLOATS, measure, to_numbers
 
     dtype = reader.entry(name).dtype
-    ours: Array = reader.tensor(name).dense().reshape(-1)
+    ours: Array = reader.dense(name).reshape(-1)
     theirs: Array = checkpoint.load(name)[1].reshape(-1)
-    if ours.tobytes() == theirs.tobytes():
+    if np.array_equal(ours.view(np.uint8), theirs.view(np.uint8)):
         return Difference(name, 0.0, 0.0)
     if dtype in FLOATS:
         error = measure(to_numbers(theirs, dtype), to_numbers(ours, dtype))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from espalier.entropy import entropy_bits
+from espalier.entropy.planes import ROTATED
 from espalier.interop import TensorInfo
+from espalier.kernels.planes import split
 from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook
 
 _LEAST = 4096  # elements: below, the choice is worth less than its header
@@ -14,6 +17,7 @@ _SAMPLE_LEVELS = _SAMPLE // 16
 _EACH = 8  # uses of a value, at least, for which it is worth a place in a codebook
 _BLOCK = 1 << 20
 _MAX_LEVELS = 1 << 16
+_FEW = 256  # levels whose codebook is next to nothing
 
 
 def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
@@ -44,7 +48,7 @@ def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
         kept = np.flatnonzero(words)
         words = words[kept]
     found = _shared(words)
-    if found is not None:
+    if found is not None and _sharing_pays(words, info.dtype, *found):
         codes, book = found[0], found[1].view(flat.dtype)
         if kept is None:
             return Codebook(info.shape, info.dtype, codes, book)
@@ -71,3 +75,15 @@ def _shared(words: Array) -> tuple[Array, Array] | None:
     for start in range(0, words.size, _BLOCK):
         codes[start : start + _BLOCK] = np.searchsorted(book, words[start : start + _BLOCK])
     return codes, book
+
+
+def _sharing_pays(words: Array, dtype: str, codes: Array, book: Array) -> bool:
+    """Whether codes and codebook are smaller than byte planes: all at their entropy.
+
+    A codebook of many values is no small matter: a bfloat16 takes some thousand values at most.
+    """
+    if book.size <= _FEW:
+        return True
+    shared = entropy_bits(codes) / 8 + book.size * (1 + 0.75 * book.itemsize)
+    planes = split(words, dtype in ROTATED)
+    return shared < sum(min(entropy_bits(plane) / 8, plane.size) for plane in planes)

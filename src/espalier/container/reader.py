@@ -76,6 +76,7 @@ class Reader:
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         self._lock = threading.Lock()  # of the file's position
+        self._scratch = threading.local()
         self._owned = isinstance(source, str | os.PathLike)
         self._file: BinaryIO
         if isinstance(source, str) and is_url(source):
@@ -208,6 +209,13 @@ class Reader:
         """One tensor; only its own bytes are read, and their checksum is verified."""
         return self._decode(self.entry(name))[0]
 
+    def dense(self, name: str) -> Array:
+        """``tensor(name).dense()``, without a copy of what was just decoded."""
+        tensor = self.tensor(name)
+        if isinstance(tensor, Dense) and tensor.values.flags.writeable:
+            return tensor.values.reshape(tensor.shape)
+        return tensor.dense()
+
     def slice(self, name: str, index: Any) -> Array:
         """``dense()[index]`` of one tensor: only the rows that are asked for become dense.
 
@@ -226,8 +234,27 @@ class Reader:
         """
         return self.tensor(name).slice(index)
 
-    def _chunk(self, entry: Entry) -> bytes:
-        chunk = self._read(entry.offset, entry.length)
+    def _chunk(self, entry: Entry) -> memoryview:
+        """The bytes of a chunk, until this thread asks for the next one: into one buffer, always.
+
+        Memory fresh from the system must be cleared first, which takes as long as to decode it.
+        """
+        buffer = getattr(self._scratch, "buffer", b"")
+        if len(buffer) < entry.length:
+            buffer = self._scratch.buffer = bytearray(entry.length)
+        chunk = memoryview(buffer)[: entry.length]
+        readinto = getattr(self._file, "readinto", None)
+        if readinto is None:  # a file object with the least there is
+            chunk[:] = self._read(entry.offset, entry.length)
+            read = entry.length
+        else:
+            with self._lock:
+                self._file.seek(entry.offset)
+                read = 0
+                while read < entry.length and (n := readinto(chunk[read:])):
+                    read += n
+        if read != entry.length:
+            raise TruncatedFile(f"{entry.length} bytes are declared, {read} were read")
         if zlib.crc32(chunk) != entry.crc:
             raise CorruptFile("the checksum does not match")
         return chunk
@@ -243,7 +270,7 @@ class Reader:
     def _piece(self, entry: Entry) -> bytes:
         (stream,) = entry.streams
         try:
-            body, dtype = memoryview(self._chunk(entry)), storage_dtype("uint8")
+            body, dtype = self._chunk(entry), storage_dtype("uint8")
             data, _ = decode_values(stream.method, body, entry.elements, "uint8", dtype)
             return data.tobytes()
         except FormatError as error:
@@ -304,8 +331,13 @@ def _check_bounds(entry: Entry) -> None:
         )
 
 
-def decode_tensor(entry: Entry, chunk: bytes) -> tuple[CompressedTensor, dict[str, int]]:
-    """The tensor of a chunk whose checksum is right, and the table bytes of each stream."""
+def decode_tensor(
+    entry: Entry, chunk: bytes | memoryview
+) -> tuple[CompressedTensor, dict[str, int]]:
+    """The tensor of a chunk whose checksum is right, and the table bytes of each stream.
+
+    The tensor shares no memory with the chunk.
+    """
     storage = storage_dtype(entry.dtype)
     view = memoryview(chunk)
     bodies: dict[str, tuple[int, memoryview]] = {}

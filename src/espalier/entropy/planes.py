@@ -33,7 +33,8 @@ _LONG = 1 << 16
 _SAMPLES = 64
 _SAMPLE_BYTES = 1 << 10
 
-_ROTATED = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+ROTATED = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+"""Dtypes whose words have their sign moved to the other end."""
 
 
 def word_dtype(dtype: str, storage: np.dtype[Any]) -> np.dtype[Any]:
@@ -75,7 +76,7 @@ def _counts_if_worth(plane: Array, coder: EntropyCoder[Any], thorough: bool) -> 
 
 def _encode_plane(
     plane: Array, counts: Array | None, coder: EntropyCoder[Any], thorough: bool
-) -> tuple[list[bytes], int]:
+) -> tuple[list[bytes | memoryview], int]:
     """The parts that a plane is written as, and the bytes of them that are parameters."""
     if counts is not None and counts[plane[0]] == plane.size:
         return [bytes([_CONSTANT, plane[0]])], 1
@@ -86,20 +87,19 @@ def _encode_plane(
         if len(size) + len(coded.body) <= most:
             head = bytes([_CODED]) + size
             return [head, coded.body], coded.table_bytes + len(head)
-    return [bytes([_STORED]), plane.tobytes()], 1
+    return [bytes([_STORED]), plane.data], 1
 
 
 def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) -> Stream:
     """The smallest stream of byte planes by one of ``coders``, ``fixed`` not among them."""
-    planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in _ROTATED)
+    planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in ROTATED)
     thorough = CODERS.get("context").id in {coder.id for coder in coders}
     counts = [_counts_if_worth(plane, coders[0], thorough) for plane in planes]
     if len(coders) > 1:
-        announced = [
-            sum(_announced(p, c, coder) for p, c in zip(planes, counts, strict=True))
-            for coder in coders
-        ]
-        limit = min(announced) + len(planes) * margin(min(announced))
+        coded = [(p, c) for p, c in zip(planes, counts, strict=True) if c is not None]
+        announced = [sum(_announced(p, c, coder) for p, c in coded) for coder in coders]
+        # Of each plane, what a margin adds to no bits; of all together, what it adds to them.
+        limit = min(announced) + len(coded) * margin(0) + margin(min(announced))
         coders = [c for c, bits in zip(coders, announced, strict=True) if bits <= limit]
     tried: list[Stream] = []
     for coder in coders:
@@ -112,10 +112,9 @@ def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) ->
     return smallest(tried)
 
 
-def _announced(plane: Array, counts: Array | None, coder: EntropyCoder[Any]) -> int:
+def _announced(plane: Array, counts: Array, coder: EntropyCoder[Any]) -> int:
     """Bits of a plane by ``coder``, to within a margin."""
-    stored = 8 * plane.size
-    return stored if counts is None else min(_coded_bits(counts, coder), stored)
+    return min(_coded_bits(counts, coder), 8 * plane.size)
 
 
 def _read_planes(cursor: Cursor, number: int, n: int, width: int) -> tuple[list[Array], int]:
@@ -155,5 +154,5 @@ def decode_planes(
     parts = storage.itemsize // word.itemsize
     planes, tables = _read_planes(Cursor(body), number, n * parts, word.itemsize)
     constant = n > 1 and all(plane.size == 1 for plane in planes)
-    values = join(planes, parts if constant else n * parts, dtype in _ROTATED).view(storage)
+    values = join(planes, parts if constant else n * parts, dtype in ROTATED).view(storage)
     return (np.broadcast_to(values, (n,)) if constant else values), tables

@@ -27,6 +27,9 @@ Int = Any
 jit: Any = njit(cache=True, nogil=True)
 """The decorator of every kernel here: compiled when first called, kept on disk, free of the GIL."""
 
+inlined: Any = njit(cache=True, nogil=True, forceinline=True)
+"""Of what kernels call in their innermost loop: with arrays to hand over, a call costs most."""
+
 OK = 0
 """The whole stream was decoded, and ended where it should."""
 SHORT = 1

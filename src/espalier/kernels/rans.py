@@ -32,7 +32,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, SHORT, TRAILING, Int, frozen, jit
+from espalier.kernels.bitpack import OK, RANGE, SHORT, TRAILING, Int, frozen, inlined, jit
 
 Array = NDArray[Any]
 
@@ -42,6 +42,9 @@ SPLIT_FROM = 1 << 16
 
 LOW = 1 << 31
 """A state below this takes a word, if it is not in its first steps."""
+
+_SHARE, _START, _INVERSE, _SHIFT = range(4)
+"""Columns of :func:`encode_table`."""
 
 _LOW = np.uint64(LOW)
 _WORD = np.uint64(32)
@@ -106,66 +109,100 @@ def _reciprocals(frequencies: Array, table: Array) -> None:
             if rest >= f:
                 quotient += np.uint64(1)
                 rest -= f
-        table[s, 0] = quotient + np.uint64(rest > 0)
-        table[s, 1] = shift
+        table[s, _INVERSE] = quotient + np.uint64(rest > 0)
+        table[s, _SHIFT] = shift
 
 
-def reciprocals(frequencies: Array) -> Array:
-    """What divides by each frequency without dividing, shape (alphabet, 2), uint64.
+def encode_table(frequencies: Array) -> Array:
+    """What pushing each symbol needs, shape (alphabet, 4), uint64.
 
-    With s = ceil(log2 f) and r = ceil(2**(63 + s) / f), floor(x / f) is floor(x r / 2**(63 + s))
-    for all x below 2**63 (Granlund and Montgomery 1994, theorem 4.2). The columns are r and s.
+    The columns are f, c, r and s, where r and s divide by f without dividing: with
+    s = ceil(log2 f) and r = ceil(2**(63 + s) / f), floor(x / f) is floor(x r / 2**(63 + s)) for all
+    x below 2**63 (Granlund and Montgomery 1994, theorem 4.2).
     """
-    table = np.zeros((frequencies.size, 2), np.uint64)
+    table = np.zeros((frequencies.size, 4), np.uint64)
+    table[:, _SHARE] = frequencies
+    table[:, _START] = np.cumsum(frequencies) - frequencies
     _reciprocals(frozen(frequencies), table)
     return table
 
 
-@jit
-def _push(x: Int, s: Int, frequencies: Array, starts: Array, inverse: Array, log: Int) -> Int:
-    quotient = _high_product(x << np.uint64(1), inverse[s, 0]) >> inverse[s, 1]
-    rest = x - quotient * frequencies[s]
-    return (quotient << log) + starts[s] + rest
+@inlined
+def _push(x: Int, s: Int, table: Array, log: Int) -> Int:
+    quotient = _high_product(x << np.uint64(1), table[s, _INVERSE]) >> table[s, _SHIFT]
+    rest = x - quotient * table[s, _SHARE]
+    return (quotient << log) + table[s, _START] + rest
+
+
+@inlined
+def _push_two(
+    x: Int, i: Int, symbols: Array, table: Array, log: Int, words: Array, at: Int
+) -> tuple[Int, Int]:
+    """Symbols i + 8 and i on top of one of 8 states; a word that is none will be overwritten."""
+    i = np.uint64(i)
+    second, first = np.uint64(symbols[i + np.uint64(LANES)]), np.uint64(symbols[i])
+    room = np.uint64(63) - log - log
+    full = x >> room >= table[second, _SHARE] * table[first, _SHARE]
+    words[at - np.uint64(1)] = np.uint32(x & np.uint64(0xFFFFFFFF))
+    x = x >> _WORD if full else x
+    return _push(_push(x, second, table, log), first, table, log), at - np.uint64(full)
 
 
 @jit
-def _encode(
-    symbols: Array,
-    frequencies: Array,
-    starts: Array,
-    inverse: Array,
-    log: Int,
-    states: Array,
-    words: Array,
+def _encode_turns(
+    symbols: Array, table: Array, log: Int, x: Array, words: Array, at: Int, turns: Int
 ) -> Int:
+    """The first ``turns`` times two symbols of each of 8 states, from the last to the first."""
+    log = np.uint64(log)
+    at = np.uint64(at)
+    a, b, c, d, e, f, g, h = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
+    for turn in range(turns):
+        i = 16 * (turns - 1 - turn)
+        h, at = _push_two(h, i + 7, symbols, table, log, words, at)
+        g, at = _push_two(g, i + 6, symbols, table, log, words, at)
+        f, at = _push_two(f, i + 5, symbols, table, log, words, at)
+        e, at = _push_two(e, i + 4, symbols, table, log, words, at)
+        d, at = _push_two(d, i + 3, symbols, table, log, words, at)
+        c, at = _push_two(c, i + 2, symbols, table, log, words, at)
+        b, at = _push_two(b, i + 1, symbols, table, log, words, at)
+        a, at = _push_two(a, i, symbols, table, log, words, at)
+    x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7] = a, b, c, d, e, f, g, h
+    return np.int64(at)
+
+
+@jit
+def _encode(symbols: Array, table: Array, log: Int, states: Array, words: Array) -> Int:
     """Push all symbols, the last one first; words from the end of ``words``: the first one's place.
 
-    ``states``: where they begin, and where they end.
+    ``states``: where they begin, and where they end. ``words`` has room for one more than there
+    will be.
     """
     n = symbols.size
     lanes = states.size
-    log = np.uint64(log)
     group = 2 if log <= 15 else 1
-    room = np.uint64(63) - log * np.uint64(group)
+    turns = n // (2 * LANES) if lanes == LANES and group == 2 else 0
+    room = np.uint64(63) - np.uint64(log * group)
     at = words.size
     lane = (n - 1) % lanes
     turn = (n - 1) // lanes
-    for i in range(n - 1, -1, -1):
+    for i in range(n - 1, 2 * LANES * turns - 1, -1):
         s = np.int64(symbols[i])
         x = states[lane]
         if turn % group == group - 1:
-            share = frequencies[s]
+            share = table[s, _SHARE]
             if group == 2:
-                share *= frequencies[np.int64(symbols[i - lanes])]
+                share *= table[np.int64(symbols[i - lanes]), _SHARE]
             if x >> room >= share:
                 at -= 1
                 words[at] = np.uint32(x & np.uint64(0xFFFFFFFF))
                 x >>= _WORD
-        states[lane] = _push(x, s, frequencies, starts, inverse, log)
+        states[lane] = _push(x, s, table, np.uint64(log))
         lane -= 1
         if lane < 0:
             lane = lanes - 1
             turn -= 1
+    if turns:
+        at = _encode_turns(symbols, table, log, states, words, at, turns)
     return at
 
 
@@ -181,16 +218,13 @@ def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Ar
     log : int
         4 to 17.
     """
-    share = frequencies.astype(np.uint64)
-    starts = np.cumsum(share, dtype=np.uint64) - share
-    inverse = reciprocals(frequencies)
+    table = frozen(encode_table(frequencies))
     lanes = lanes_of(symbols.size)
     blocks: list[tuple[Array, Array]] = []
     for start, stop in pairwise(block_starts(symbols.size).tolist()):
         states = np.full(lanes, first_state(lanes, log), np.uint64)
-        words = np.empty((stop - start) * log // 32 + lanes, np.uint32)
-        block = frozen(symbols[start:stop])
-        at = _encode(block, share, starts, inverse, log, states, words)
+        words = np.empty((stop - start) * log // 32 + lanes + 1, np.uint32)
+        at = _encode(frozen(symbols[start:stop]), table, log, states, words)
         blocks.append((states, words[at:].copy()))
     return blocks
 
