@@ -18,6 +18,7 @@ _HOMES = {
     "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
     + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
     + ["UnknownMethod", "UnsupportedVersion"],
+    "espalier.analysis.profile": ["profile"],
     "espalier.analysis.report": ["write_report"],
     "espalier.parametrization": ["attach", "finalize"],
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
@@ -31,6 +32,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from espalier.analysis.profile import profile
     from espalier.analysis.report import write_report
     from espalier.analysis.sensitivity import sensitivity
     from espalier.errors import (
@@ -73,6 +75,7 @@ __all__ = [
     "evaluate",
     "finalize",
     "load",
+    "profile",
     "prune",
     "quantize_rd",
     "reestimate_batchnorm",

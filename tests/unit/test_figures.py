@@ -99,7 +99,7 @@ def test_figures_are_written_as_png_and_svg_and_kept_unless_forced(tmp_path):
     with pytest.raises(InvalidArgument, match="exists"):
         sweep().save(tmp_path / "new")
     sweep().save(tmp_path / "new", force=True)
-    with pytest.raises(InvalidArgument, match="png or svg, not 'gif'"):
+    with pytest.raises(InvalidArgument, match=r"curves.gif: figures are written as .png or .svg"):
         sweep().save(tmp_path, ["gif"])
 
 

@@ -22,6 +22,7 @@ from espalier.cli import (
     decompress,
     demo,
     inspect,
+    profile,
     report,
     run,
     sensitivity,
@@ -43,7 +44,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (demo, compress, decompress, inspect, verify, run, sensitivity, report, convert):
+for _module in (
+    demo,
+    compress,
+    decompress,
+    inspect,
+    verify,
+    run,
+    sensitivity,
+    profile,
+    report,
+    convert,
+):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -118,17 +118,20 @@ class Figure:
         InvalidArgument
             A format that is neither; a file that exists, unless ``force``.
         """
-        paths = []
-        for suffix in formats:
-            if suffix not in FORMATS:
-                raise InvalidArgument(f"figures are written as png or svg, not {suffix!r}")
-            path = Path(folder) / f"{self.name}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = self.png(theme) if suffix == "png" else self.svg(theme).encode()
-            with atomic_write(path, force=force) as file:
-                file.write(data)
-            paths.append(path)
+        paths = [Path(folder) / f"{self.name}.{suffix}" for suffix in formats]
+        for path in paths:
+            self.write(path, theme, force=force)
         return paths
+
+    def write(self, path: str | Path, theme: str | Theme = "light", *, force: bool = False) -> None:
+        """Write one file, ``.png`` or ``.svg``; raises what :meth:`save` raises."""
+        path = Path(path)
+        if path.suffix not in (".png", ".svg"):
+            raise InvalidArgument(f"{path}: figures are written as .png or .svg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = self.png(theme) if path.suffix == ".png" else self.svg(theme).encode()
+        with atomic_write(path, force=force) as file:
+            file.write(data)
 
 
 def _theme(theme: str | Theme) -> Theme:

@@ -1,0 +1,150 @@
+"""``espalier profile``: where the time of a forward pass goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from espalier.cli import console
+from espalier.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from espalier.analysis.profile import OperationTime, Profile
+
+
+def command(
+    model: Annotated[str, typer.Option(metavar="PKG.MOD:FUNCTION", help="Builds the network.")],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Of one input, without the batch.", show_default=False),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Inputs in one pass.")] = 1,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION",
+            help="Gives the inputs of one pass, in place of one random tensor of --input-shape.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of PyTorch on the CPU.", show_default="its own"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measured passes.")] = 20,
+    warmup: Annotated[int, typer.Option(metavar="N", min=0, help="Passes before.")] = 3,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it, as .png or .svg.", show_default=False),
+    ] = None,
+    force: console.Force = False,
+    as_json: console.Json = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Time each operation of a network, with its multiply-accumulates, weights and outputs.
+
+    Tensor operations multiply by weights; non-tensor ones (pooling, normalisation,
+    activations) do not, and take a large share of the time all the same.
+
+    [bold]Example[/]
+
+    espalier profile --model espalier.zoo:googlenet --input-shape 3,224,224 --plot time.svg
+    """
+    import torch
+
+    from espalier.analysis.profile import profile
+
+    if (input_shape is None) == (inputs is None):
+        raise typer.BadParameter("give either --input-shape or --inputs")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = _device(device)
+    network = _network(model).to(place)
+    given = [x.to(place) if torch.is_tensor(x) else x for x in _inputs(input_shape, batch, inputs)]
+    with console.stages(quiet) as tell:
+
+        def progress(done: int, total: int, _text: str) -> None:
+            if tell:
+                tell("profile", done, total, "")
+
+        found = profile(network, *given, repeats=repeats, warmup=warmup, progress=progress)
+    if plot is not None:
+        found.figure(model.rpartition(":")[2]).write(plot, force=force)
+    if as_json:
+        console.print_json({"model": model} | found.to_json())
+    elif not quiet:
+        _print(found)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name not in ("cpu", "cuda"):
+        raise InvalidArgument(f"--device must be cpu or cuda, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("--device cuda: PyTorch finds no CUDA device here")
+    return torch.device(name)
+
+
+def _network(reference: str) -> nn.Module:
+    from torch import nn
+
+    from espalier.recipe.refs import resolve
+
+    network = resolve(reference, "--model")()
+    if not isinstance(network, nn.Module):
+        raise InvalidArgument(f"--model: {reference} gave a {type(network).__name__}, not a Module")
+    return network
+
+
+def _inputs(shape: str | None, batch: int, reference: str | None) -> list[Any]:
+    import torch
+
+    if reference is not None:
+        from espalier.recipe.refs import resolve
+
+        given = resolve(reference, "--inputs")()
+        return list(given) if isinstance(given, list | tuple) else [given]
+    try:
+        sizes = [int(part) for part in str(shape).replace("x", ",").split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise InvalidArgument(f"--input-shape {shape!r} must be sizes, as in 3,224,224")
+    return [torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))]
+
+
+def _print(found: Profile) -> None:
+    total = found.total_ms
+    columns = ["layer", "operation", "kind", "ms", "share", "MACs"]
+    columns += ["parameters", "weights, B", "output, B"]
+    console.print_table("Layers", columns, [_row(row, total) for row in found.rows])
+    rows = [
+        [s.operation, s.kind, str(s.calls), f"{s.ms:.3f}", f"{100 * s.share:.1f}%", f"{s.macs:,}"]
+        for s in found.by_operation()
+    ]
+    sums = ["total", "", str(len(found.rows)), f"{total:.3f}", "100.0%"]
+    sums.append(f"{sum(row.macs for row in found.rows):,}")
+    console.print_table(
+        "Operations", ["operation", "kind", "calls", "ms", "share", "MACs"], rows, sums
+    )
+    share = 100 * found.share("non-tensor")
+    typer.echo(f"{share:.1f}% of the time in non-tensor layers")
+    typer.echo(
+        f"Operations together {total:.2f} ms (pass by pass {found.pass_ms:.2f} ms), the model by "
+        f"itself {found.end_to_end_ms:.2f} ms; medians of {found.repeats}, {found.device}, "
+        f"{found.threads} threads"
+    )
+    if found.note:
+        typer.echo(f"Timed by dispatched operators, since {found.note}")
+
+
+def _row(row: OperationTime, total: float) -> list[str]:
+    counts = (row.macs, row.parameters, row.weight_bytes, row.activation_bytes)
+    share = f"{100 * row.ms / total:.1f}%"
+    return [row.layer, row.operation, row.kind, f"{row.ms:.3f}", share, *(f"{n:,}" for n in counts)]
