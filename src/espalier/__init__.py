@@ -26,6 +26,8 @@ _HOMES = {
     "espalier.quantization.rd": ["quantize_rd", "reestimate_batchnorm", "search_lambda"],
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
+    "espalier.structure.edit": ["edits_of"],
+    "espalier.structure.filters": ["prune_filters"],
     "espalier.torch_io": ["load", "save"],
     "espalier.training": ["evaluate", "train"],
 }
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from espalier.quantization.rd import quantize_rd, reestimate_batchnorm, search_lambda
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
+    from espalier.structure.edit import edits_of
+    from espalier.structure.filters import prune_filters
     from espalier.torch_io import load, save
     from espalier.training import evaluate, train
 
@@ -72,11 +76,13 @@ __all__ = [
     "attach",
     "collect_curvature",
     "diagonal_fisher",
+    "edits_of",
     "evaluate",
     "finalize",
     "load",
     "profile",
     "prune",
+    "prune_filters",
     "quantize_rd",
     "reestimate_batchnorm",
     "run_recipe",

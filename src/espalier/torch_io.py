@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.container import Ledger, Reader, write
-from espalier.errors import InvalidArgument
+from espalier.errors import FormatError, InvalidArgument
 from espalier.parametrization import (
     PRUNED,
     Mask,
@@ -33,7 +34,11 @@ from espalier.state import (
     SparseCodebook,
     storage_dtype,
 )
+from espalier.structure.edit import StructuralEdit, edit_from_json, edits_of, perform
 from espalier.targets import Target, find_targets, refuse_nonfinite, unwrap
+
+EDITS_KEY = "espalier.edits"
+"""Where a file's metadata hold the structural edits, as a list of JSON objects."""
 
 _DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -199,7 +204,23 @@ def save(
     >>> ledger.file_bytes == os.path.getsize(path)
     True
     """
-    return write(read_model(model, metadata), path, coder=coder, effort=effort, force=force)
+    return write(_with_edits(model, metadata), path, coder=coder, effort=effort, force=force)
+
+
+def _with_edits(model: nn.Module, metadata: Mapping[str, Any] | None) -> CompressedModel:
+    """The model's tensors, and what was changed in its structure."""
+    if EDITS_KEY in (metadata or {}):
+        raise InvalidArgument(f"metadata: the key {EDITS_KEY!r} is Espalier's own")
+    edits = [edit.to_json() for edit in edits_of(model)]
+    return read_model(model, dict(metadata or {}) | ({EDITS_KEY: edits} if edits else {}))
+
+
+def stored_edits(metadata: Mapping[str, Any]) -> list[StructuralEdit]:
+    """The structural edits that a file's metadata hold, in order."""
+    stored = metadata.get(EDITS_KEY, [])
+    if not isinstance(stored, list):
+        raise FormatError(f"metadata: {EDITS_KEY!r} is not a list")
+    return [edit_from_json(plain) for plain in stored]
 
 
 def load(
@@ -215,8 +236,9 @@ def load(
     ----------
     path : path or binary file
     into : nn.Module, optional
-        Gets the weights, bit for bit, and is returned. Without it the result is a dict of tensors
-        in the order of the original ``state_dict``; tied names share one tensor.
+        Gets the weights, bit for bit, and is returned. Freshly built: structural edits that the
+        file holds, removed filters for example, are done on it first. Without it the result is a
+        dict of tensors in the order of the original ``state_dict``; tied names share one tensor.
     strict : bool
         Whether the file and the model must have the same names.
     trainable : bool
@@ -236,11 +258,18 @@ def load(
         names = [name for name in order if name not in aliases]
         tensors = {name: reader.tensor(name) for name in names} if trainable else {}
         dense = {name: to_tensor(reader.dense(name), reader.entry(name).dtype) for name in names}
+        edits = stored_edits(reader.metadata)
     dense |= {alias: dense[name] for alias, name in aliases.items()}
     state = {name: dense[name] for name in order}
     if into is None:
         return state
-    _check_fit(into, state, strict)
+    edits = _still_to_do(edits, into)
+    fresh = into
+    if edits:
+        fresh = copy.deepcopy(into)  # so that what does not fit leaves the model as it was
+        perform(fresh, edits)
+    _check_fit(fresh, state, strict)
+    perform(into, edits)
     finalize(into)
     unwrap(into).load_state_dict(state, strict=strict)
     if trainable:
@@ -248,6 +277,14 @@ def load(
             if target.name in tensors and not target.obstacle:
                 _parametrize(target, tensors[target.name])
     return into
+
+
+def _still_to_do(edits: list[StructuralEdit], model: nn.Module) -> list[StructuralEdit]:
+    """The file's edits that ``model`` has not seen yet."""
+    done = edits_of(model)
+    if list(done) != edits[: len(done)]:
+        raise InvalidArgument("the model's structure was changed in another way than the file's")
+    return edits[len(done) :]
 
 
 def _check_fit(model: nn.Module, state: Mapping[str, Tensor], strict: bool) -> None:

@@ -1,0 +1,1 @@
+"""Structural edits, one file each."""

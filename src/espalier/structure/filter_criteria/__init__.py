@@ -1,0 +1,1 @@
+"""Filter criteria, one file each."""
