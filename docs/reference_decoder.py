@@ -14,17 +14,12 @@ from itertools import accumulate
 from math import factorial, prod
 
 
-def need(condition, what):
-    if not condition:
-        raise ValueError(f"not a sound .esp file: {what}")
-
-
 class Source:  # bytes that are read one after the other, and what lies in them
     def __init__(self, data):
         self.data, self.at, self.word, self.left = data, 0, 0, 0
 
     def take(self, n):
-        need(self.at + n <= len(self.data), "it is too short")
+        assert self.at + n <= len(self.data), "it is too short"
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -50,7 +45,7 @@ class Source:  # bytes that are read one after the other, and what lies in them
         return 0 if self.bits(1) else 1 + self.zeros()  # before a one bit, which is read too
 
     def end(self, whole=True):  # of a bit stream, or of all
-        need(self.word == 0 and (not whole or self.at == len(self.data)), "something is left over")
+        assert self.word == 0 and (not whole or self.at == len(self.data)), "something is left over"
         self.left = 0
 
     def split(self, n, number):  # parts of a payload, and how many symbols each has: 4.2, 4.3
@@ -69,7 +64,6 @@ class Source:  # bytes that are read one after the other, and what lies in them
             by = self.huffman if coder == 2 else self.rans
             symbols = by(n, first, span) if span else [first] * n
         self.end()
-        need(max(symbols) < alphabet, "a symbol lies outside its alphabet")
         return symbols
 
     def huffman(self, n, first, span):  # 4.2
@@ -97,12 +91,10 @@ class Source:  # bytes that are read one after the other, and what lies in them
                 while (length, word) not in words:
                     length, word = length + 1, word << 1 | run.bits(1)
                 symbols.append(words[length, word])
-            run.end()
         return symbols
 
     def rans(self, n, first, span):  # 4.3
-        p, m = divmod(self.uint(), 16)
-        m += 4
+        p, m = (head := self.uint()) >> 4, head % 16 + 4
         levels, a = [], 16 << p
         while len(levels) <= span:
             fresh = not levels or levels[-1] == 0
@@ -140,36 +132,34 @@ class Source:  # bytes that are read one after the other, and what lies in them
                 if due and (lanes == 8 or words.at < len(words.data)):
                     x = x << 32 | words.uint(4)
                 states[i % lanes] = x
-            words.end()
-            need(set(states) == {2**m if lanes == 1 else 2**31}, "rANS states at the end")
         return symbols
 
     def context(self, n, width):  # 4.4, as a coder of symbols
-        decisions, counters, symbols = Decisions(self.part()), defaultdict(lambda: [2**15, 0]), []
+        decisions, symbols = Decisions(self.part()), []
         for _ in range(n):
             node = 1
             for _ in range(width):
-                bit = decisions.take(counters[node][0])
-                learn(counters[node], bit)
-                node = 2 * node + bit
+                node = 2 * node + decisions.plain(node)
             symbols.append(node - 2**width)
-        decisions.end()
         return symbols
 
 
-def learn(counter, b):  # 4.4
-    q, m = counter
-    q += ((b << 16) - q) * (2**16 // (m + 2)) >> 16
-    counter[:] = min(max(q, 32), 2**16 - 32), min(m + 1, 1023)
+FACTOR = sum(2**60 // (factorial(i) * 256**i) for i in range(9))  # 3.4
+POWERS = [*accumulate(range(2047), lambda e, _: e * FACTOR >> 60, initial=2**60)]
+UPPER = [2**16 * e // (2**60 + e) for e in POWERS]
+STEPS = [2 * (4 + i % 4 << i // 4) - 8 for i in range(1, 32)]  # 3.5
+LOGISTIC = [2**16 - t for t in UPPER[:0:-1]] + UPPER  # T(k) at k + 2047
 
 
 class Decisions:  # 4.4
+    share = staticmethod(lambda a, n, m: (2 * a + 1) * m // (2 * n + 2))
+
     def __init__(self, source):
-        digits = [int.from_bytes(source.take(4), "big") for _ in source.data[::4]]
-        self.digits = iter([*digits, 0])
+        self.digits = iter([*(int.from_bytes(source.take(4), "big") for _ in source.data[::4]), 0])
+        self.weights, self.counters = {}, defaultdict(lambda: (2**15, 0))
         self.v, self.range = next(self.digits) << 32 | next(self.digits), 2**64 - 1
 
-    def take(self, p):
+    def decide(self, p):
         t = (self.range >> 16) * p
         one = self.v < t
         self.v, self.range = (self.v, t) if one else (self.v - t, self.range - t)
@@ -177,34 +167,26 @@ class Decisions:  # 4.4
             self.v, self.range = self.v << 32 | next(self.digits), self.range << 32
         return int(one)
 
-    def end(self):
-        need(next(self.digits, None) is None, "digits are left over")
+    def learn(self, name, b):
+        q, m = self.counters[name]
+        q += ((b << 16) - q) * (2**16 // (m + 2)) >> 16
+        self.counters[name] = min(max(q, 32), 2**16 - 32), min(m + 1, 1023)
+        return b
 
+    def plain(self, name):
+        return self.learn(name, self.decide(self.counters[name][0]))
 
-FACTOR = sum(2**60 // (factorial(i) * 256**i) for i in range(9))  # 3.4
-POWERS = [*accumulate(range(2047), lambda e, _: e * FACTOR >> 60, initial=2**60)]
-UPPER = [2**16 * e // (2**60 + e) for e in POWERS]
-LOGISTIC = [2**16 - t for t in UPPER[:0:-1]] + UPPER  # T(k) at k + 2047
-
-
-def share(a, n, m):
-    return (2 * a + 1) * m // (2 * n + 2)
-
-
-class Mixed:  # 3.4
-    def __init__(self, source):
-        self.decisions, self.counters = Decisions(source), defaultdict(lambda: [2**15, 0])
-        self.weights = defaultdict(lambda: [14000] * 7)
-
-    def take(self, contexts, which=0):
-        w, counters = self.weights[which], [self.counters[c] for c in enumerate(contexts)]
-        s = [bisect_left(LOGISTIC, q // 16 * 16 + 8, 0, 4094) - 2047 for q, _ in counters]
+    def mixed(self, contexts, node, which):  # 3.4
+        names = [(j, context, node) for j, context in enumerate(contexts)]
+        w = self.weights.setdefault(which, [98000 // len(names)] * len(names))
+        qs = [self.counters[name][0] for name in names]
+        s = [bisect_left(LOGISTIC, q // 16 * 16 + 8, 0, 4094) - 2047 for q in qs]
         d = sum(a * b for a, b in zip(w, s, strict=True)) >> 16
         p = min(max(LOGISTIC[min(max(d, -2047), 2047) + 2047], 32), 2**16 - 32)
-        bit = self.decisions.take(p)
-        for j, counter in enumerate(counters):
+        bit = self.decide(p)
+        for j, name in enumerate(names):
             w[j] += (s[j] * 6 * ((bit << 16) - p) + 2**17) >> 18
-            learn(counter, bit)
+            self.learn(name, bit)
         return bit
 
     def positions(self, rows, columns, places):  # 3.4
@@ -214,26 +196,25 @@ class Mixed:  # 3.4
             for c in range(columns):
                 channel, k = divmod(c, places)
                 if k == 0:
-                    in_kernel, d = 0, share(in_channel[channel], r * places, 12)
+                    in_kernel, d = 0, self.share(in_channel[channel], r * places, 12)
                 k, g = min(k, 31), min(in_kernel, 15)
-                a, b = share(in_row, c, 24), share(in_column[c], r, 12)
+                a, b = self.share(in_row, c, 24), self.share(in_column[c], r, 12)
                 near = [kept[x] for x in [(r - 2, c), (r - 1, c), (r - 1, c + 1), (r, c - places)]]
-                five = (*near, h % 2, k)
-                bit = self.take([(b, k), (a, h % 8), h, (d, a), five, (g, k, d), (a, b, g)])
+                more = [h, (d, a), (*near, h % 2, k), (g, k, d), (a, b, g)]
+                bit = self.mixed([(b, k), (a, h % 8), *more], 0, 0)
                 kept[r, c] = bit
                 h, in_row, in_kernel = (2 * h + bit) % 1024, in_row + bit, in_kernel + bit
                 in_column[c] += bit
                 in_channel[channel] += bit
-        self.decisions.end()
         return sorted(r * columns + c for (r, c), bit in kept.items() if bit)
 
-    def codes(self, rows, columns, places, positions, keys, zero):  # 3.4
-        width, order = (len(keys) - 1).bit_length(), sorted(range(len(keys)), key=keys.__getitem__)
-        codes, last, above, n, m = [], zero, {}, 2 ** max(width, 3), 8
+    def ranks(self, rows, columns, places, positions, levels, zero):  # 3.4
+        width, ranks, last, above = (levels - 1).bit_length(), [], zero, {}
+        n, m = 2 ** max(width, 3), 8
         kept, channels = set(positions), defaultdict(lambda: (0, 0))
         for r in range(rows):
             in_row = [c for c in range(columns) if r * columns + c in kept]
-            x, y, six = 8 * n // m, 8, share(len(in_row), columns, 16)
+            x, y, six = 8 * n // m, 8, self.share(len(in_row), columns, 16)
             for c in in_row:
                 sizes, seen = channels[c // places]
                 beside = c % places > 0 and r * columns + c - 1 in kept
@@ -243,14 +224,37 @@ class Mixed:  # 3.4
                 seven = 1 if places == 1 else 16 * last // 2**width if beside else 16
                 contexts, node = (0, two, three, abs(last - zero).bit_length(), five, six, seven), 1
                 for i in reversed(range(width)):
-                    node = 2 * node + self.take([(context, node) for context in contexts], i)
+                    node = 2 * node + self.mixed(contexts, node, i)
                 last = above[c] = node - 2**width
-                codes.append(order[last])
-                size = abs(last - zero)
-                x, y, n, m = x + size, y + 1, n + size, m + 1
+                ranks.append(last)
+                x, y, n, m = x + (size := abs(last - zero)), y + 1, n + size, m + 1
                 channels[c // places] = sizes + size, seen + 1
-        self.decisions.end()
-        return codes
+        return ranks
+
+    def sizes(self, columns, places, positions, levels, zero, least):  # 3.5
+        most, ranks = max(zero, levels - 1 - zero + least).bit_length(), []
+        of_column, of_channel = defaultdict(lambda: 16), defaultdict(lambda: 128)
+        recent, near, before, last = 1024, 0, -1, 0
+        for at in positions:
+            channel, column = at % columns // places, at % columns
+            means = recent >> 6, of_channel[channel] >> 3, of_column[column], near
+            one, two, *three = (bisect_right(STEPS, mean) for mean in means)
+            contexts, bits, size = (one, two, tuple(three)), least, least
+            while bits < most and self.mixed(contexts, bits, bits):
+                bits, size = bits + 1, 1
+            if bits > 1:
+                size = 2 + self.mixed(contexts, 7 + bits, 7 + bits)
+            for _ in range(bits - 2):
+                size = 2 * size + self.plain(size)
+            beside = last if at == before + 1 and column % places else 0
+            name = "sign", beside < 0, bisect_right(STEPS, 16 * abs(beside)) + 2 >> 2
+            before, last = at, -size if size and self.plain(name) else size
+            ranks.append(zero + last - (least if last > 0 else 0))
+            recent += (1024 * size - recent) >> 5
+            of_channel[channel] += (128 * size - of_channel[channel]) >> 4
+            of_column[column] += (16 * size - of_column[column]) >> 3
+            near += (16 * size - near) >> 1
+        return ranks
 
 
 BYTES = [0, 4, 2, 2, 8, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8, 1, 8, 16]  # of each dtype: 2.2
@@ -281,7 +285,6 @@ def positions_of(method, source, n, elements):  # 3.2, layouts 0 to 2
             while (field := source.bits(width)) == 2**width - 1:
                 gaps[-1] += field
             gaps[-1] += field
-    raw.end()
     return [end - 1 for end in accumulate(gap + 1 for gap in gaps)]
 
 
@@ -327,41 +330,44 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
     if kind in (2, 4):
         method, source = streams.pop(0)
         if method == 0x34:
-            positions = Mixed(source).positions(*grid)
+            positions = Decisions(source).positions(*grid)
         else:
             positions = positions_of(method, source, kept, elements) if kept else []
     values = values_of(*streams.pop(), levels if kind > 2 else kept, dtype)
     if kind > 2:
         (method, source), codes = streams.pop(), []
-        if method == 0x14:
+        if method in (0x14, 0x24):
             keys = [word ^ FLIP[dtype][word >= SIGN[dtype]] for word in values]
-            keys = [0] * levels if dtype in COMPLEX else keys
-            zero = sum(key < SIGN[dtype] for key in keys)
-            codes = Mixed(source).codes(*grid, positions, keys, zero)
+            order = (
+                range(levels) if dtype in COMPLEX else sorted(range(levels), key=keys.__getitem__)
+            )
+            decisions, zero = Decisions(source), sum(key < SIGN[dtype] for key in keys)
+            if method == 0x14:
+                ranks = decisions.ranks(*grid, positions, levels, zero)
+            else:
+                ranks = decisions.sizes(*grid[1:], positions, levels, zero, int(kind == 4))
+            codes = [order[rank] for rank in ranks]
         elif kept:
             codes = source.symbols(method, kept, levels)
         values = [values[code] for code in codes]
-    dense = bytearray(elements * size)
-    for position, value in zip(positions, values, strict=True):
-        dense[position * size : (position + 1) * size] = value.to_bytes(size, "little")
-    return bytes(dense)
+    items = dict(zip(positions, values, strict=True))
+    return b"".join(items.get(i, 0).to_bytes(size, "little") for i in range(elements))
 
 
 def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, metadata, files
     end = len(data) - 12 - int.from_bytes(data[-12:-8], "little")
     chunks, source = Source(data[:end]), Source(data[end:-12])
-    need(chunks.take(9) == b"\x89ESP\r\n\x1a\n\x01" and data[-4:] == b"\x89esp", "magic, version")
-    need(zlib.crc32(data[:9] + data[end:-8]) == int.from_bytes(data[-8:-4], "little"), "checksum")
-    need(source.varint() == 0, "features that are not known")
-    tensors, aliases, metadata, files, names, before, rests = {}, {}, "{}", {}, [], b"", []
+    assert chunks.take(9) == b"\x89ESP\r\n\x1a\n\x01" and data[-4:] == b"\x89esp", "magic, version"
+    assert zlib.crc32(data[:9] + data[end:-8]) == int.from_bytes(data[-8:-4], "little"), "checksum"
+    assert source.varint() == 0, "features that are not known"
+    tensors, aliases, metadata, files, names, written, rests = {}, {}, "{}", {}, [], [b""], []
 
     def name_from(source):  # 2.1
-        nonlocal before
         shared, which = source.varint(), source.varint()
         if which == 0:
             rests.append(source.take(source.varint()))
-        before = before[:shared] + rests[which - 1]
-        return before.decode()
+        written.append(written[-1][:shared] + rests[which - 1])
+        return written[-1].decode()
 
     for _ in range(source.varint()):  # 2.2
         names.append(name := name_from(source))
@@ -373,24 +379,18 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
         shape = [source.varint() for _ in range(dims)]
         kept = source.varint() if kind in (2, 4) else prod(shape)
         levels = source.varint() if kind in (3, 4) else 0
-        fields = [
-            (source.uint(), source.varint()) for _ in range(1 if kind == 6 else kind // 2 + 1)
-        ]
+        fields = [(source.uint(), source.varint()) for _ in range((0, 1, 2, 2, 3, 0, 1)[kind])]
         chunk = chunks.part(sum(length for _, length in fields))
-        need(source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}")
+        assert source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}"
         streams = [(method, chunk.part(length)) for method, length in fields]
         dense = tensor_of(kind % 5, dtype, shape, kept, levels, streams)
         files |= {name: files.get(name, b"") + dense} if kind == 6 else {}
         tensors |= {name: (dtype, shape, dense)} if kind < 6 else {}
-    chunks.end()
     while source.at < len(source.data):
         section, payload = source.varint(), source.part(source.varint())
         if section == 1:
-            for _ in range(payload.varint()):
-                alias = name_from(payload)
-                aliases[alias] = names[payload.varint()]
-        elif section == 2:
-            metadata = payload.data.decode()
+            aliases = {name_from(payload): names[payload.varint()] for _ in range(payload.varint())}
+        metadata = payload.data.decode() if section == 2 else metadata
     return tensors, aliases, metadata, files
 
 

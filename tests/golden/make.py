@@ -215,6 +215,7 @@ def files():
         "sorted-v1": (codebooks(), "rans"),
         "context-v1": (coded(), "context"),
         "neighbours-v1": (neighbourhoods(), "context"),
+        "sizes-v1": (neighbourhoods(), "context"),
         "repeats-v1": (repeats(), "rans"),
         "nothing-v1": (CompressedModel({}), "huffman"),
     }

@@ -13,7 +13,10 @@ from espalier.container import Reader, write
 from espalier.container.layout import DTYPE_IDS
 from espalier.entropy.coders.context import Context
 from espalier.entropy.neighbours import (
+    RANKS,
+    SIZES,
     Around,
+    _encode_as,
     _in_order,
     decode_kept,
     decode_ranks,
@@ -145,18 +148,31 @@ def test_a_decoder_from_the_specification_agrees(shape, density, levels):
     kept, codes, codebook = sample(shape, levels, density, levels)
     stream = encode_kept(kept, shape)
     grid = rows_and_places(shape)
-    slow = reference.Mixed(reference.Source(stream.body)).positions(*grid)
+    slow = reference.Decisions(reference.Source(stream.body)).positions(*grid)
     assert slow == kept.tolist()
     assert decode_kept(memoryview(stream.body), kept.size, shape).tolist() == kept.tolist()
     if not kept.size:
         return
     around = Around(shape, kept, codebook, "float32")
-    stream = encode_ranks(codes, around)
     keys, zero = reference_keys(codebook, "float32")
-    source = reference.Source(stream.body)
-    slow = reference.Mixed(source).codes(*grid, kept.tolist(), keys, zero)
-    assert slow == codes.tolist()
-    assert decode_ranks(memoryview(stream.body), codes.size, around).tolist() == codes.tolist()
+    order = sorted(range(levels), key=keys.__getitem__)
+    rest = kept.tolist(), levels, zero
+    for layout in (RANKS, SIZES):
+        stream = _encode_as(layout, codes, around)
+        decisions = reference.Decisions(reference.Source(stream.body))
+        by = decisions.ranks if layout == RANKS else decisions.sizes
+        slow = by(*grid, *rest) if layout == RANKS else by(*grid[1:], *rest, 1)
+        assert [order[rank] for rank in slow] == codes.tolist()
+        fast = decode_ranks(layout, memoryview(stream.body), codes.size, around)
+        assert fast.tolist() == codes.tolist()
+    if kept.size == np.prod(shape):
+        whole = Around(shape, None, codebook, "float32")
+        stream = _encode_as(SIZES, codes, whole)
+        decisions = reference.Decisions(reference.Source(stream.body))
+        slow = decisions.sizes(*grid[1:], *rest, 0)
+        assert [order[rank] for rank in slow] == codes.tolist()
+        fast = decode_ranks(SIZES, memoryview(stream.body), codes.size, whole)
+        assert fast.tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize("dtype", sorted(STORAGE_DTYPES))
@@ -199,9 +215,12 @@ def test_every_cut_and_many_flips_are_refused_or_decoded():
     rng = np.random.default_rng(0)
     for body, decode in [
         (encode_kept(kept, shape).body, lambda b: decode_kept(memoryview(b), kept.size, shape)),
-        (
-            encode_ranks(codes, around).body,
-            lambda b: decode_ranks(memoryview(b), codes.size, around),
+        *(
+            (
+                _encode_as(layout, codes, around).body,
+                lambda b, layout=layout: decode_ranks(layout, memoryview(b), codes.size, around),
+            )
+            for layout in (RANKS, SIZES)
         ),
     ]:
         for cut in range(len(body)):
@@ -224,10 +243,11 @@ def test_huge_tensors_take_no_memory():
         with pytest.raises(TruncatedFile):
             decode_kept(body, 100, shape)
         around = Around(shape, np.arange(100), np.arange(4, dtype="<f4"), "float32")
-        with pytest.raises(TruncatedFile):
-            decode_ranks(body, 100, around)
+        for layout in (RANKS, SIZES):
+            with pytest.raises(TruncatedFile):
+                decode_ranks(layout, body, 100, around)
     assert encode_kept(np.array([5]), (1 << 30, 9)) is None
     wide = Around((9,), None, np.arange(300, dtype="<f4"), "float32")
     assert encode_ranks(np.zeros(9, np.uint16), wide) is None
     with pytest.raises(CorruptFile, match="300 levels"):
-        decode_ranks(body, 9, wide)
+        decode_ranks(SIZES, body, 9, wide)

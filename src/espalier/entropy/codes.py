@@ -11,7 +11,7 @@ from espalier.entropy.choice import Coders, as_coders
 from espalier.entropy.coder import CODERS
 from espalier.entropy.cursor import Cursor
 from espalier.entropy.histogram import Histogram
-from espalier.entropy.neighbours import RANKS, Around, decode_ranks, encode_ranks
+from espalier.entropy.neighbours import RANKS, SIZES, Around, decode_ranks, encode_ranks
 from espalier.entropy.stream import (
     EMPTY,
     Stream,
@@ -57,8 +57,8 @@ def decode_codes(
     layout, number = split_method(method)
     if not levels:
         raise CorruptFile(f"{n} codes into a codebook of no levels")
-    if layout == RANKS and number == CODERS.get("context").id and around is not None:
-        return decode_ranks(body, n, around), 0
+    if layout in (RANKS, SIZES) and number == CODERS.get("context").id and around is not None:
+        return decode_ranks(layout, body, n, around), 0
     if layout:
         raise CorruptFile(f"layout {layout} of codes with coder {number} is not known")
     return decode_symbols(Cursor(body), number, n, levels)

@@ -18,7 +18,7 @@ from espalier.entropy.coder import CODERS
 from espalier.entropy.keys import keys_of
 from espalier.entropy.stream import Stream
 from espalier.errors import CorruptFile, TruncatedFile
-from espalier.kernels import bitpack
+from espalier.kernels import bitpack, magnitudes
 from espalier.kernels import neighbours as kernel
 
 Array = NDArray[Any]
@@ -26,9 +26,13 @@ Array = NDArray[Any]
 KEPT = 3
 """Layout of positions."""
 RANKS = 1
-"""Layout of codes."""
+"""Layout of codes: the bits of their ranks, seven contexts each."""
+SIZES = 2
+"""Layout of codes: their distance from zero, three contexts a decision; several times as fast."""
 
 MOST_LEVELS = 256
+_FEW_LEVELS = 64
+"""Up to so many levels, the layout of sizes decodes several times as fast as that of ranks."""
 
 _FREE = 1 << 16
 _ELEMENTS = 512
@@ -131,35 +135,57 @@ def _in_order(codebook: Array, dtype: str) -> tuple[Array, int]:
 
 
 def encode_ranks(codes: Array, around: Around) -> Stream | None:
-    """Codes in the light of their neighbours; None where there are too few or too many levels."""
+    """Codes in the light of their neighbours; None where there are too few or too many levels.
+
+    Of few levels, the layout ``RANKS`` is taken where it saves 2 % of the stream; of many, where it
+    is smaller.
+    """
     levels = int(around.codebook.size)
     elements = int(np.prod(around.shape, dtype=np.int64))
     if not 2 <= levels <= MOST_LEVELS or not _paid_for(elements, 2 * codes.size):
         return None
+    stream, slow = (_encode_as(layout, codes, around) for layout in (SIZES, RANKS))
+    if len(slow.body) < (1.0 if levels > _FEW_LEVELS else 0.98) * len(stream.body):
+        stream = slow
+    return stream if _paid_for(elements, len(stream.body)) else None
+
+
+def _encode_as(layout: int, codes: Array, around: Around) -> Stream:
+    levels = int(around.codebook.size)
     order, middle = _in_order(around.codebook, around.dtype)
-    rank = np.empty(levels, np.uint8)
+    rank = np.empty(levels, np.int16)
     rank[order] = np.arange(levels)
-    width = (levels - 1).bit_length()
-    mask, places = _mask(around.shape, around.positions)
-    body = kernel.encode_codes(mask, places, rank[codes], width, middle)
-    if not _paid_for(elements, len(body)):
-        return None
-    return Stream(RANKS, CODERS.get("context").id, body)
+    ranks = rank[codes]
+    if layout == RANKS:
+        mask, places = _mask(around.shape, around.positions)
+        width = (levels - 1).bit_length()
+        body = kernel.encode_codes(mask, places, ranks.astype(np.uint8), width, middle)
+    else:
+        _, columns, places = rows_and_places(around.shape)
+        body = magnitudes.encode_codes(ranks, around.positions, columns, places, levels, middle)
+    return Stream(layout, CODERS.get("context").id, body)
 
 
-def decode_ranks(body: memoryview, n: int, around: Around) -> Array:
+def decode_ranks(layout: int, body: memoryview, n: int, around: Around) -> Array:
     """The ``n`` codes (uint8) that :func:`encode_ranks` wrote."""
     levels = int(around.codebook.size)
     if not 2 <= levels <= MOST_LEVELS:
-        raise CorruptFile(f"{levels} levels, not 2 to {MOST_LEVELS}, in layout {RANKS} of codes")
-    rows, columns, _ = rows_and_places(around.shape)
+        raise CorruptFile(f"{levels} levels, not 2 to {MOST_LEVELS}, in layout {layout} of codes")
+    rows, columns, places = rows_and_places(around.shape)
     if not _paid_for(rows * columns, len(body)):
         raise TruncatedFile(f"codes among {rows * columns} elements in {len(body)} bytes")
     order, middle = _in_order(around.codebook, around.dtype)
-    width = (levels - 1).bit_length()
-    mask, places = _mask(around.shape, around.positions)
-    ranks = np.zeros(n, np.uint8)
-    _check(kernel.decode_codes(body, mask, places, ranks, width, middle), body, "codes")
-    if int(ranks.max()) >= levels:
-        raise CorruptFile(f"code of rank {int(ranks.max())} among {levels} levels")
+    if layout == RANKS:
+        width = (levels - 1).bit_length()
+        mask, places = _mask(around.shape, around.positions)
+        ranks = np.zeros(n, np.uint8)
+        status = kernel.decode_codes(body, mask, places, ranks, width, middle)
+    else:
+        ranks = np.zeros(n, np.int16)
+        status = magnitudes.decode_codes(
+            body, ranks, around.positions, columns, places, levels, middle
+        )
+    _check(status, body, "codes")
+    if int(ranks.min()) < 0 or int(ranks.max()) >= levels:
+        raise CorruptFile(f"codes of rank {ranks.min()} to {ranks.max()} among {levels} levels")
     return order.astype(np.uint8)[ranks]
