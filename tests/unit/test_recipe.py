@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import espalier
 from espalier.errors import InvalidArgument
 from espalier.recipe import Recipe, builtin_recipes, load_recipe, run_recipe
 from espalier.recipe.schema import parse_recipe
@@ -91,6 +92,37 @@ def test_layer_by_layer_sharing_goes_on_with_the_layer_that_it_was_at(tmp_path, 
     assert len(steps) == 2 * 7  # one epoch of the second layer was done
     assert resumed.stages[0].values["layers"][0]["name"] == "0.weight"
     assert not list((tmp_path / "run").glob("stage-*.pt"))
+    first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+
+
+FILTERS = """
+model: tests.unit.test_recipe:network
+data: tests.unit.test_recipe:samples
+holdout: 60
+stages:
+  - train: {epochs: 2, lr: 1e-2, batch_size: 32}
+  - prune_filters: {keep: {"0": 0.25}, criterion: taylor, samples: 64}
+  - retrain: {epochs: 3, lr: 1e-2, batch_size: 32, distill: 0.5}
+  - share: {bits: 3}
+  - save: {path: b.esp}
+"""
+
+
+def test_a_run_that_removes_filters_resumes_too(tmp_path):
+    recipe = parse_recipe(FILTERS, "x")
+    whole = run_recipe(recipe, tmp_path / "whole")
+    assert whole.model[0].out_features == 4
+    assert whole.stages[1].values["macs"] == [4 * 16 + 16 * 3, 4 * 4 + 4 * 3]
+    assert espalier.load(tmp_path / "whole" / "b.esp", into=network())[3].in_features == 4
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        if (stage, done) == ("3/5 retrain", 10):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=progress)
+    run_recipe(recipe, tmp_path / "run", resume=True)
     first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
     assert first == second
 

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from espalier.errors import CorruptFile, InvalidArgument
-from espalier.parametrization import attach
 from espalier.recipe.refs import Split, build_data, build_model
 from espalier.recipe.run import STATE, Progress, run_recipe
 from espalier.recipe.schema import Recipe, load_recipe
+from espalier.recipe.state import restore
 from espalier.samples import Data
 from espalier.training.checkpoint import load_checkpoint
 from espalier.training.metrics import Metrics, evaluate
@@ -173,7 +173,7 @@ def _finished_run(folder: Path) -> tuple[Recipe, nn.Module]:
     state = load_checkpoint(folder / STATE)
     try:
         recipe = Recipe.model_validate(json.loads(state["recipe"]))
-        done, weights = len(json.loads(state["stages"])), state["model"]
+        done = len(json.loads(state["stages"]))
     except (KeyError, TypeError, ValueError):
         raise CorruptFile(f"{folder / STATE}: not the state of a run") from None
     if done < len(recipe.stages):
@@ -181,4 +181,4 @@ def _finished_run(folder: Path) -> tuple[Recipe, nn.Module]:
             f"{folder}: holds {done} of {len(recipe.stages)} stages; finish it with espalier run "
             "--resume"
         )
-    return recipe, attach(build_model(recipe), weights)
+    return recipe, restore(build_model(recipe), state)

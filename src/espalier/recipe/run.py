@@ -14,10 +14,10 @@ from torch import nn
 
 from espalier.container import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument
-from espalier.parametrization import attach
 from espalier.recipe.refs import Split, build_data, build_model
 from espalier.recipe.schema import Recipe, load_recipe
 from espalier.recipe.stages import TEACHER, Context, run_stage
+from espalier.recipe.state import model_state, restore
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
 RESULTS, STATE = "results.json", "state.pt"
@@ -108,7 +108,7 @@ def run_recipe(
     split = build_data(loaded, data_dir)
     model = build_model(loaded)
     if done:
-        attach(model, load_checkpoint(folder / STATE)["model"])
+        restore(model, load_checkpoint(folder / STATE))
     result = RunResult(folder, loaded, model, split, done)
     for index in range(len(done), len(loaded.stages)):
         stage = loaded.stages[index]
@@ -126,7 +126,7 @@ def run_recipe(
         seconds = round(monotonic() - start, 2)
         result.stages.append(StageResult(stage.kind, seconds, values))
         if stage.kind == "train" and loaded.distills:
-            save_checkpoint(folder / TEACHER, {"model": model.state_dict()})
+            save_checkpoint(folder / TEACHER, model_state(model))
         _close_stage(result)
         for path in context.checkpoints():
             path.unlink()
@@ -148,8 +148,8 @@ def _close_stage(result: RunResult) -> None:
         {
             "recipe": json.dumps(result.recipe.to_json(), sort_keys=True),
             "stages": json.dumps([asdict(stage) for stage in result.stages]),
-            "model": result.model.state_dict(),
-        },
+        }
+        | model_state(result.model),
     )
     with atomic_write(result.out / RESULTS, force=True) as file:
         file.write(json.dumps(result.to_json(), indent=1).encode() + b"\n")

@@ -94,6 +94,24 @@ class Prune(_Strict):
         return self
 
 
+class PruneFilters(_Strict):
+    """``prune_filters``: whole filters removed, as :func:`espalier.prune_filters` does it."""
+
+    keep: _Density | None = None
+    macs: _Fraction | None = None
+    parameters: _Fraction | None = None
+    criterion: str = "l1"
+    scope: Literal["layer", "global"] = "layer"
+    samples: Annotated[int, Field(ge=1)] = 1024
+    """For criteria that look at outputs or gradients: how many training samples."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> PruneFilters:
+        if sum(v is not None for v in (self.keep, self.macs, self.parameters)) != 1:
+            raise ValueError("give one of keep, macs and parameters")
+        return self
+
+
 class Share(_Strict):
     """``share``: codebooks, as :func:`espalier.share` makes them."""
 
@@ -159,6 +177,7 @@ class Save(_Strict):
 STAGES: dict[str, type[_Strict]] = {
     "train": Train,
     "prune": Prune,
+    "prune_filters": PruneFilters,
     "retrain": Train,
     "share": Share,
     "fine_tune": Train,
@@ -172,7 +191,7 @@ class Stage(_Strict):
     """One entry of ``stages``: a name, and what that stage takes."""
 
     kind: str
-    options: Train | Prune | Share | QuantizeRd | Evaluate | Save
+    options: Train | Prune | PruneFilters | Share | QuantizeRd | Evaluate | Save
 
     @property
     def distills(self) -> bool:

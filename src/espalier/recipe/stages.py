@@ -17,7 +17,7 @@ from espalier.analysis.distributions import (
     weight_histograms,
 )
 from espalier.errors import CorruptFile, InvalidArgument
-from espalier.parametrization import attach, current, finalize, mask_of
+from espalier.parametrization import current, finalize, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
 from espalier.quantization.curvature import collect_curvature
@@ -25,7 +25,9 @@ from espalier.quantization.rd import Curvatures, quantize_rd, reestimate_batchno
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
 from espalier.recipe.refs import Split, build_model
+from espalier.recipe.state import restore
 from espalier.samples import Samples
+from espalier.structure.filters import prune_filters
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
 from espalier.training.checkpoint import load_checkpoint
@@ -72,6 +74,8 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
             return _train(context, options, context.checkpoint())
         case schema.Prune() as options:
             return _prune(context, options)
+        case schema.PruneFilters() as options:
+            return _prune_filters(context, options)
         case schema.Share() as options:
             return _share(context, options)
         case schema.QuantizeRd() as options:
@@ -110,7 +114,7 @@ def _teacher(context: Context) -> nn.Module:
     """The network as the last ``train`` stage left it, or as the recipe's weights are."""
     teacher, kept = build_model(context.recipe), context.folder / TEACHER
     if kept.exists():
-        attach(teacher, load_checkpoint(kept)["model"])
+        restore(teacher, load_checkpoint(kept))
     return finalize(teacher).to(next(context.model.parameters()).device)
 
 
@@ -168,6 +172,27 @@ def _prune(context: Context, options: schema.Prune) -> dict[str, Any]:
         "density": report.density,
         "layers": [asdict(layer) for layer in report.layers],
         "skipped": [asdict(layer) for layer in report.skipped],
+    }
+
+
+def _prune_filters(context: Context, options: schema.PruneFilters) -> dict[str, Any]:
+    batches = _samples(context, options.samples)
+    example = next(x for x, _ in batches)[:1]
+    report = prune_filters(
+        context.model,
+        options.keep,
+        example=example,
+        criterion=options.criterion,
+        scope=options.scope,
+        macs=options.macs,
+        parameters=options.parameters,
+        batches=batches,
+    )
+    return {
+        "layers": [asdict(group) for group in report.groups],
+        "skipped": [asdict(layer) for layer in report.skipped],
+        "macs": [report.before.macs, report.after.macs],
+        "parameters": [report.before.parameters, report.after.parameters],
     }
 
 
