@@ -220,28 +220,22 @@ def _block(
     """
     safe = np.int64(8) * (np.int64(buffer.size) - 8)
     while True:
-        steps = (stops - starts).min() >> 2
-        steps = min(steps, (safe - bits.max()) // (4 * most))
+        steps = out.size
+        for j in range(LANES):
+            steps = min(steps, (stops[j] - starts[j]) >> 2, (safe - bits[j]) // (4 * most))
         if steps <= 0:
             return
         _lanes(buffer, bits, starts, table, out, steps)
-        starts += 4 * steps
+        for j in range(LANES):
+            starts[j] += 4 * steps
 
 
 @jit
-def _decode(
-    buffer: Array, begins: Array, ends: Array, starts: Array, table: Array, out: Array, most: Int
+def _finish(
+    buffer: Array, bits: Array, ends: Array, at: Array, stops: Array, table: Array, out: Array
 ) -> Int:
-    """All runs: run j lies in bytes begins[j] to ends[j] and holds symbols starts[j] to [j + 1]."""
-    runs = ends.size
-    bits = begins * np.int64(8)
-    at = starts[:-1].copy()
-    stops = starts[1:]
-    if most <= 14:
-        for j in range(0, runs - LANES + 1, LANES):
-            k = j + LANES
-            _block(buffer, bits[j:k], at[j:k], stops[j:k], table, out, most)
-    for j in range(runs):
+    """The rest of all runs: run j has symbols at[j] to stops[j] left, from bit bits[j] on."""
+    for j in range(ends.size):
         bit = _symbols(buffer, bits[j], table, out, at[j], stops[j])
         if bit < 0 or bit > 8 * ends[j]:
             return SHORT
@@ -266,10 +260,16 @@ def decode(buffer: Array, n: int, ends: Array, lengths: Array) -> tuple[Array, i
         A complete code: Kraft's sum is 1.
     """
     out = np.empty(n, np.uint16 if lengths.size > 256 else np.uint8)
-    begins = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    bits = 8 * np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+    starts = run_starts(n)
+    at, stops = starts[:-1].copy(), starts[1:]
     most = int(lengths.max())
-    status = _decode(frozen(buffer), begins, ends, run_starts(n), decode_table(lengths), out, most)
-    return out, status
+    data, table = frozen(buffer), decode_table(lengths)
+    if most <= 14:  # not called for a lone run: a process of short streams need not compile it
+        for j in range(0, ends.size - LANES + 1, LANES):
+            k = j + LANES
+            _block(data, bits[j:k], at[j:k], stops[j:k], table, out, most)
+    return out, _finish(data, bits, ends, at, stops, table, out)
 
 
 def decode_reference(buffer: bytes, n: int, ends: list[int], lengths: Array) -> list[int]:

@@ -353,17 +353,32 @@ def _one_by_one(
 
 
 @jit
-def _decode(words: Array, states: Array, slots: Array, entries: Array, log: Int, out: Array) -> Int:
+def _in_turn(
+    words: Array, states: Array, slots: Array, entries: Array, log: Int, out: Array
+) -> tuple[Int, Int]:
+    """As many symbols of 8 states as can be read without a check: how many, and words read."""
     at = np.int64(0)
     i = np.int64(0)
-    if states.size == LANES and log <= 15:
-        while True:
-            # Each round covers a fixed share of what is left, whatever the words say.
-            turns = min((out.size - i) // (2 * LANES), (words.size - at) // LANES)
-            if turns <= 0:
-                break
-            at = _turns(words, at, states, slots, entries, log, out[i:], turns)
-            i += 2 * LANES * turns
+    while True:
+        # Each round covers a fixed share of what is left, whatever the words say.
+        turns = min((out.size - i) // (2 * LANES), (words.size - at) // LANES)
+        if turns <= 0:
+            return i, at
+        at = _turns(words, at, states, slots, entries, log, out[i:], turns)
+        i += 2 * LANES * turns
+
+
+@jit
+def _finish(
+    words: Array,
+    at: Int,
+    states: Array,
+    slots: Array,
+    entries: Array,
+    log: Int,
+    out: Array,
+    i: Int,
+) -> Int:
     at = _one_by_one(words, at, states, slots, entries, log, out, i)
     if at < 0:
         return SHORT
@@ -397,8 +412,12 @@ def decode(states: Array, words: Array, slots: Array, entries: Array, log: int, 
         From :func:`decode_tables`: 2**log slots.
     out : uint8 or uint16 array, shape (n,)
     """
-    status = _decode(frozen(words), states, frozen(slots), frozen(entries), log, out)
-    return int(status)
+    tables = frozen(slots), frozen(entries), log, out
+    words = frozen(words)
+    i = at = 0
+    if states.size == LANES and log <= 15:  # a process of short streams need not compile it
+        i, at = _in_turn(words, states, *tables)
+    return int(_finish(words, at, states, *tables, i))
 
 
 def decode_reference(
