@@ -37,6 +37,10 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Start again where DIR holds a run.")
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Log training, densities and sizes for TensorBoard."),
+    ] = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -65,6 +69,7 @@ def command(
             seed=seed,
             data_dir=data_dir,
             progress=report,
+            tensorboard=tensorboard,
         )
     if as_json:
         console.print_json(result.to_json())

@@ -14,8 +14,9 @@ from torch import nn
 
 from espalier.container import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument
+from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_data, build_model
-from espalier.recipe.schema import Recipe, load_recipe
+from espalier.recipe.schema import Recipe, Share, load_recipe
 from espalier.recipe.stages import TEACHER, Context, run_stage
 from espalier.recipe.state import model_state, restore
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
@@ -77,6 +78,7 @@ def run_recipe(
     seed: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Run the stages of a recipe, in order, in the folder ``out``.
 
@@ -96,15 +98,20 @@ def run_recipe(
     data_dir : path, optional
         Handed to the data function as ``data_dir``.
     progress : callable, optional
+    tensorboard : bool
+        Log training, densities and sizes for TensorBoard, in the folder ``tensorboard`` of ``out``.
 
     Raises
     ------
+    MissingDependency
+        ``tensorboard`` without the extra of that name.
     InvalidArgument
         The recipe is wrong; ``out`` holds another run; ``resume`` with another recipe.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, seed=seed)
     folder = Path(out)
     done = _open_folder(folder, loaded, resume, force)
+    board = Board(folder, _epochs(loaded, done), not resume) if tensorboard else None
     split = build_data(loaded, data_dir)
     model = build_model(loaded)
     if done:
@@ -120,6 +127,7 @@ def run_recipe(
             folder=folder,
             index=index,
             progress=_bind(progress, label),
+            board=board,
         )
         start = monotonic()
         values = run_stage(context, stage)
@@ -128,10 +136,24 @@ def run_recipe(
         if stage.kind == "train" and loaded.distills:
             save_checkpoint(folder / TEACHER, model_state(model))
         _close_stage(result)
+        if board is not None:
+            board.close_stage(stage.kind, values, model)
         for path in context.checkpoints():
             path.unlink()
     (folder / TEACHER).unlink(missing_ok=True)
+    if board is not None:
+        board.close()
     return result
+
+
+def _epochs(recipe: Recipe, done: list[StageResult]) -> int:
+    """How many epochs the finished stages trained, those between shared layers too."""
+    total = 0
+    for stage, result in zip(recipe.stages, done, strict=False):
+        total += len(result.values.get("epochs", ()))
+        if isinstance(stage.options, Share) and stage.options.layerwise is not None:
+            total += len(result.values["layers"]) * stage.options.layerwise.epochs
+    return total
 
 
 def _bind(progress: Progress | None, label: str) -> Callable[[int, int, str], None] | None:

@@ -24,6 +24,7 @@ from espalier.quantization.curvature import collect_curvature
 from espalier.quantization.rd import Curvatures, quantize_rd, reestimate_batchnorm, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
+from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_model
 from espalier.recipe.state import restore
 from espalier.samples import Samples
@@ -51,6 +52,7 @@ class Context:
     folder: Path
     index: int
     progress: Callable[[int, int, str], None] | None
+    board: Board | None = None
 
     def checkpoint(self, part: int = 0) -> Path:
         """Where this stage keeps its epochs, or those of one of its parts, from 1."""
@@ -97,6 +99,8 @@ def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[st
         callbacks.append(_pruner(context, options.prune, settings.batch_size))
     if options.refresh_every:
         callbacks.append(Refresher(context.model, options.refresh_every))
+    if context.board is not None:
+        callbacks.append(context.board.follow(context.model))
     history = train(
         context.model,
         context.split.train,

@@ -124,7 +124,7 @@ class Callback(Protocol):
     """Something that follows training. ``step`` is called after every optimizer step.
 
     :class:`espalier.Pruner` is one. If it has ``state_dict`` and ``load_state_dict``, they are kept
-    in the checkpoint.
+    in the checkpoint. If it has ``close_epoch``, that is given each :class:`Epoch` that is over.
     """
 
     def step(self) -> object: ...
@@ -135,6 +135,11 @@ class _Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class _Follows(Protocol):
+    def close_epoch(self, epoch: Epoch) -> object: ...
 
 
 @runtime_checkable
@@ -302,6 +307,9 @@ class _Run:
             metrics = evaluate(self.model, self.held_out)
             error, loss = metrics.error, metrics.loss
         self.history.epochs.append(Epoch(epoch, train_loss, error, loss))
+        for callback in self.callbacks:
+            if isinstance(callback, _Follows):
+                callback.close_epoch(self.history.epochs[-1])
         if self._chosen(epoch):
             self.history.chosen = epoch
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -355,9 +363,7 @@ class _Run:
                 "best": self.best,
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average else None,
-                "callbacks": [
-                    c.state_dict() if isinstance(c, _Stateful) else None for c in self.callbacks
-                ],
+                "callbacks": [c.state_dict() for c in self.callbacks if isinstance(c, _Stateful)],
                 "epochs": [asdict(epoch) for epoch in self.history.epochs],
                 "chosen": self.history.chosen,
             },
@@ -376,9 +382,9 @@ class _Run:
         self.best = state["best"]
         if self.average and state["average"] is not None:
             self.average.load_state_dict(state["average"])
-        for callback, kept in zip(self.callbacks, state["callbacks"], strict=True):
-            if isinstance(callback, _Stateful):
-                callback.load_state_dict(kept)
+        stateful = [c for c in self.callbacks if isinstance(c, _Stateful)]
+        for callback, kept in zip(stateful, state["callbacks"], strict=True):
+            callback.load_state_dict(kept)
         self.history = History([Epoch(**epoch) for epoch in state["epochs"]], state["chosen"])
         return len(self.history.epochs)
 
