@@ -158,3 +158,51 @@ MINE = ("--model", "mine:model", "--data", "mine:data", "-j", "1", "--out", "s")
 )
 def test_mistakes_are_said_in_one_line(fails, project, args, status, said):
     assert said in fails("sensitivity", *args, "-q", status=status, cwd=project)
+
+
+def test_a_sweep_becomes_a_recipe_that_makes_the_file(espalier, project):
+    swept = espalier(
+        "sensitivity",
+        "recipe.yaml",
+        "--density",
+        "0.2,0.5",
+        "--bits",
+        "2,4",
+        "--out",
+        "s",
+        "-q",
+        "-j",
+        "1",
+        cwd=project,
+    )
+    assert swept.status == 0, swept
+    chosen = espalier("choose", "s", "--max-loss", "3", "--json", "-j", "1", cwd=project)
+    assert chosen.status == 0, chosen
+    proposal = json.loads(chosen.out)
+    assert proposal["file_bytes"] < proposal["baseline_bytes"]
+    assert proposal["metric"] >= proposal["baseline"] - 3
+    ran = espalier("run", "s/recipe.yaml", "--out", "r", "--json", "-q", cwd=project)
+    assert ran.status == 0, ran
+    assert (project / "r" / "model.esp").stat().st_size == proposal["file_bytes"]
+    measured = {
+        stage["values"]["name"]: stage["values"]["error"]
+        for stage in json.loads(ran.out)["stages"]
+        if stage["kind"] == "evaluate"
+    }
+    assert measured["held_out"] == pytest.approx(100 - proposal["metric"])
+    small = espalier("choose", "s", "--max-bytes", "900", "--out", "b", "-j", "1", cwd=project)
+    assert small.status == 0, small
+    assert json.loads((project / "b" / "proposal.json").read_text())["file_bytes"] <= 900
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "said"),
+    [
+        (("s", "--max-loss", "1"), 1, "s: holds no sweep; espalier sensitivity makes one"),
+        (("s",), 2, "give either --max-loss or --max-bytes"),
+        (("s", "--max-loss", "-1"), 2, "--max-loss"),
+        (("s", "--max-loss", "1", "--max-bytes", "9"), 2, "give either"),
+    ],
+)
+def test_choosing_from_nothing(fails, project, args, status, said):
+    assert said in fails("choose", *args, status=status, cwd=project)

@@ -13,7 +13,7 @@ from torch import nn
 from espalier.analysis.axis import AXES, Grid, Setting, check_grid
 from espalier.analysis.evaluations import LayerOutcome, Outcome, measure_setting
 from espalier.analysis.kept import Kept
-from espalier.analysis.processes import in_processes, serial
+from espalier.analysis.processes import in_processes, serial, until_done
 from espalier.analysis.sensitivity import Point, Sweep, SweptLayer
 from espalier.compress.plan import kind_of, why_exact
 from espalier.errors import InvalidArgument
@@ -55,17 +55,21 @@ def bare_sensitivity(
                     yield info.name, dtype, array, missing
 
         done = sum(kept.get(s) is not None for of_one in wanted.values() for s in of_one)
-        results = (
-            (_measure(*call) for call in calls())
-            if serial(jobs)
-            else in_processes(_measure, calls(), jobs, lambda: len(kept))
-        )
-        for outcomes in results:
+
+        def attempt() -> Iterator[list[Outcome]]:
+            if serial(jobs):
+                return (_measure(*call) for call in calls())
+            return in_processes(_measure, calls(), jobs)
+
+        def take(outcomes: list[Outcome]) -> None:
+            nonlocal done
             for outcome in outcomes:
                 kept.put(outcome.setting, outcome.record())
             done += len(outcomes)
             if report:
                 report(done, total, next(iter(outcomes[0].setting)))
+
+        until_done(attempt, lambda: len(kept), take)
     return _sweep(checkpoint, infos, wanted, kept)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from espalier.analysis.axis import Setting, apply_setting, describe
 from espalier.analysis.kept import Kept, fingerprint
-from espalier.analysis.processes import in_processes, serial
+from espalier.analysis.processes import in_processes, serial, until_done, workers
 from espalier.compress.weights import measure as measure_error
 from espalier.container import Writer
 from espalier.errors import InvalidArgument, MissingDependency
@@ -197,30 +197,48 @@ class Evaluations:
             ``evaluate`` raised, or gave no finite number. What was measured before stays kept.
         """
         wanted = list(settings)
-        missing = [s for s in wanted if self.known(s, metric=metric) is None]
-        done = len(wanted) - len(missing)
-        if done < len(wanted) and self.progress:
-            self.progress(done, len(wanted), "")
-        for outcome in self._run([(s, self._wants_metric(s, metric)) for s in missing]):
+
+        def missing() -> list[Setting]:
+            return [s for s in wanted if self.known(s, metric=metric) is None]
+
+        def attempt() -> Iterator[Outcome]:
+            return self._run([(s, self._wants_metric(s, metric)) for s in missing()])
+
+        done = len(wanted) - len(missing())
+
+        def take(outcome: Outcome) -> None:
+            nonlocal done
             self.kept.put(outcome.setting, outcome.record())
             done += 1
             if self.progress:
                 self.progress(done, len(wanted), describe(outcome.setting))
+
+        if done and self.progress:
+            self.progress(done, len(wanted), "")
+        until_done(attempt, lambda: len(self.kept), take)
         found = [self.known(s, metric=metric) for s in wanted]
         return [outcome for outcome in found if outcome is not None]
 
     def _run(self, tasks: Sequence[tuple[Setting, bool]]) -> Iterator[Outcome]:
         if not tasks:
             return
-        on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
-        jobs = self.jobs if self.jobs is not None or on_cpu else 1
+        jobs = self._jobs()
         if serial(jobs):
             for setting, metric in tasks:
                 yield measure_setting(self.model, self.evaluate if metric else None, setting)
             return
         payload, digest = self._payload()
         calls = ((payload, digest, {k: dict(v) for k, v in s.items()}, m) for s, m in tasks)
-        yield from in_processes(_work, calls, jobs, lambda: len(self.kept))
+        yield from in_processes(_work, calls, jobs)
+
+    def _jobs(self) -> int | None:
+        on_cpu = all(p.device.type == "cpu" for p in self.model.parameters())
+        return self.jobs if self.jobs is not None or on_cpu else 1
+
+    @property
+    def workers(self) -> int:
+        """How many settings are measured at a time."""
+        return workers(self._jobs())
 
     def _payload(self) -> tuple[Any, str]:
         """Model and ``evaluate`` as one array of bytes, which joblib hands to each worker once."""

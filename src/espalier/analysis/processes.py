@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from espalier.errors import EspalierError, MissingDependency
 
 MOST_JOBS = 4
+# A task that killed its workers; and one whose data was on the worker that was killed.
+_DASK_ERRORS = ("KilledWorker", "FutureCancelledError", "CancelledError")
 
 T = TypeVar("T")
 
@@ -25,15 +27,25 @@ def serial(jobs: int | None) -> bool:
     return jobs == 1 or (jobs is None and _default_jobs() == 1 and not _configured())
 
 
+def workers(jobs: int | None) -> int:
+    """How many processes ``jobs`` means."""
+    if serial(jobs):
+        return 1
+    if jobs is None and not _configured():
+        return _default_jobs()
+    return int(_joblib().effective_n_jobs(jobs))
+
+
 def _default_jobs() -> int:
     return min(MOST_JOBS, os.cpu_count() or 1)
 
 
+class WorkerDied(EspalierError):
+    """A worker process was killed, and its backend did not start the work again."""
+
+
 def in_processes(
-    work: Callable[..., T],
-    calls: Iterable[tuple[Any, ...]],
-    jobs: int | None,
-    kept: Callable[[], int],
+    work: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: int | None
 ) -> Iterator[T]:
     """``work(*call)`` of every call, as each is done.
 
@@ -42,13 +54,11 @@ def in_processes(
     jobs : int or None
         None: what :func:`joblib.parallel_config` says where it is used, else one for each
         processor, at most 4.
-    kept : callable
-        How many results are kept by now, for the message where a worker was killed.
 
     Raises
     ------
-    EspalierError
-        A worker process ended, and its backend does not start the work again.
+    WorkerDied
+        What has come until then stands.
     """
     joblib = _joblib()
     n = _default_jobs() if jobs is None and not _configured() else jobs
@@ -62,10 +72,36 @@ def in_processes(
     except Exception as error:
         if not _worker_died(error):
             raise
-        raise EspalierError(
-            f"a worker process ended ({type(error).__name__}); {kept()} points are kept: run again "
-            "to go on, with fewer jobs if memory is short"
-        ) from error
+        raise WorkerDied(f"a worker process ended ({type(error).__name__})") from error
+
+
+def until_done(
+    attempt: Callable[[], Iterator[T]], kept: Callable[[], int], take: Callable[[T], None]
+) -> None:
+    """Hand the results of ``attempt()`` to ``take``; again, where a worker was killed on the way.
+
+    ``attempt`` gives what is still missing. Work that kills its worker twice in a row, with nothing
+    finished between, is given up.
+
+    Raises
+    ------
+    WorkerDied
+        With the number of points that are ``kept``.
+    """
+    failures = 0
+    while True:
+        before = kept()
+        try:
+            for result in attempt():
+                take(result)
+            return
+        except WorkerDied as error:
+            failures = failures + 1 if kept() == before else 1
+            if failures == 2:
+                raise WorkerDied(
+                    f"{error}; {kept()} points are kept: run again to go on, with fewer jobs if "
+                    "memory is short"
+                ) from error
 
 
 def _joblib() -> Any:
@@ -86,5 +122,5 @@ def _configured() -> bool:
 
 
 def _worker_died(error: Exception) -> bool:
-    # Dask's error is known by name, since Dask need not be installed.
-    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
+    # Dask's errors are known by name, since Dask need not be installed.
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in _DASK_ERRORS

@@ -17,6 +17,7 @@ import typer
 
 from espalier import __version__
 from espalier.cli import (
+    choose,
     compress,
     convert,
     decompress,
@@ -25,7 +26,9 @@ from espalier.cli import (
     profile,
     report,
     run,
+    search,
     sensitivity,
+    study,
     verify,
 )
 from espalier.errors import EspalierError
@@ -52,6 +55,9 @@ for _module in (
     verify,
     run,
     sensitivity,
+    choose,
+    search,
+    study,
     profile,
     report,
     convert,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from espalier import __version__
 from espalier.cli import console, studied
 from espalier.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from espalier.analysis.axis import Grid, Value
-    from espalier.analysis.sensitivity import Point, Sweep
-
-POINTS, SWEEP = "points.jsonl", "sweep.json"
+    from espalier.analysis.figures import Figure
+    from espalier.analysis.sensitivity import Sweep
 
 
 def command(
@@ -72,21 +73,67 @@ def command(
     asked = studied.Asked(
         source, model, data, weights, evaluate, metric, lower, split, holdout, data_dir
     )
-    values = grid_of(density, bits, grid)
+    written = _written_grid(density, bits, grid)
     wanted = studied.patterns(layers)
     folder = asked.folder(out, "sensitivity")
-    if force:
-        (folder / POINTS).unlink(missing_ok=True)
-    if source is not None and studied.is_checkpoint(source):
-        sweep = _bare(source, values, wanted, folder, jobs, quiet)
-    else:
-        sweep = _judged(asked, values, wanted, folder, jobs, quiet)
-    studied.write_json(folder / SWEEP, sweep.to_json())
+    digest = studied.digest_of(source)
+    question = {
+        "version": __version__,
+        "network": asked.to_json(),
+        "digest": digest,
+        "grid": written,
+        "layers": wanted,
+    }
+    plain = None if force or digest is None else _answered(folder, question)
+    if plain is None:
+        plain = _sweep(asked, written, wanted, folder, force, jobs, quiet)
+        studied.write_json(folder / studied.ASKED, question)
     if as_json:
-        console.print_json(sweep.to_json())
+        console.print_json(plain)
     elif not quiet:
-        print_sweep(sweep)
+        print_sweep(plain)
         typer.echo(f"Results in {folder}")
+
+
+def _answered(folder: Path, question: dict[str, Any]) -> dict[str, Any] | None:
+    """The sweep in ``folder``, if it is whole and just this was asked. Imports nothing heavy."""
+    try:
+        if json.loads((folder / studied.ASKED).read_text()) != question:
+            return None
+        return dict(json.loads((folder / studied.SWEEP).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _sweep(
+    asked: studied.Asked,
+    written: list[tuple[str, str]],
+    layers: list[str] | None,
+    folder: Path,
+    force: bool,
+    jobs: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Sweep what is not kept, and write the sweep and its figures."""
+    grid = _grid_of(written)
+    if force:
+        (folder / studied.POINTS).unlink(missing_ok=True)
+    # Until the sweep is whole, the folder does not say that it is.
+    for name in (studied.ASKED, studied.SWEEP):
+        (folder / name).unlink(missing_ok=True)
+    if asked.source is not None and studied.is_checkpoint(asked.source):
+        sweep = _bare(asked.source, grid, layers, folder, jobs, quiet)
+    else:
+        sweep = _judged(asked, grid, layers, folder, jobs, quiet)
+    studied.write_json(folder / studied.SWEEP, sweep.to_json())
+    studied.save_figures(lambda: _figures(sweep), folder, quiet)
+    return sweep.to_json()
+
+
+def _figures(sweep: Sweep) -> list[Figure]:
+    from espalier.analysis.sweep_figures import sweep_figures
+
+    return sweep_figures(sweep)
 
 
 def _bare(
@@ -106,7 +153,7 @@ def _bare(
             grid,
             layers=layers,
             jobs=jobs,
-            keep=folder / POINTS,
+            keep=folder / studied.POINTS,
             progress=report,
         )
 
@@ -133,28 +180,34 @@ def _judged(
             better=asked.better,
             data=words,
             jobs=jobs,
-            keep=folder / POINTS,
+            keep=folder / studied.POINTS,
             progress=report,
         )
 
 
-def grid_of(density: str | None, bits: str | None, others: list[str] | None) -> Grid | None:
-    """The grid that the options name, checked; None if they name none."""
+def _written_grid(
+    density: str | None, bits: str | None, others: list[str] | None
+) -> list[tuple[str, str]]:
+    """The axes and values that the options name, as text."""
     written = [("density", density), ("bits", bits)]
     for text in others or ():
         name, equals, values = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--grid: {text!r} is not AXIS=VALUE,VALUE,...")
         written.append((name.strip(), values))
-    named = [(name, text) for name, text in written if text is not None]
-    if not named:
+    return [(name, text) for name, text in written if text is not None]
+
+
+def _grid_of(written: list[tuple[str, str]]) -> Grid | None:
+    """The grid, checked; None if nothing is named."""
+    if not written:
         return None
 
     from espalier.analysis.axis import AXES, check_grid
 
     grid: dict[str, list[Value]] = {}
     try:
-        for name, text in named:
+        for name, text in written:
             axis = AXES.make(name)
             grid[name] = [axis.parse(part.strip()) for part in text.split(",") if part.strip()]
         return check_grid(grid)
@@ -162,26 +215,31 @@ def grid_of(density: str | None, bits: str | None, others: list[str] | None) -> 
         raise typer.BadParameter(str(error)) from None
 
 
-def print_sweep(sweep: Sweep) -> None:
+def print_sweep(sweep: dict[str, Any]) -> None:
     """A table for each axis: a row for each layer, a column for each value."""
-    if sweep.baseline is not None:
-        typer.echo(f"{sweep.metric} as it is: {sweep.baseline:.2f}")
-    for axis in sweep.axes:
-        values = sweep.grid(axis)
-        judged = sweep.baseline is not None
-        what = sweep.metric if judged else "SQNR dB"
-        rows = []
-        for layer in sweep.layers:
-            found = {p.value: p for p in sweep.curve(layer.name, axis)}
-            cells = [_cell(found.get(value), judged) for value in values]
-            rows.append([layer.short, console.size(layer.elements), *cells])
-        console.print_table(
-            f"{what} by {axis}", ["layer", "weights", *(f"{v:g}" for v in values)], rows
-        )
+    judged = sweep["baseline"] is not None
+    what = sweep["metric"] if judged else "SQNR dB"
+    field = "metric" if judged else "sqnr_db"
+    if judged:
+        typer.echo(f"{what} as it is: {sweep['baseline']:.2f}")
+    for axis in dict.fromkeys(point["axis"] for point in sweep["points"]):
+        points = [point for point in sweep["points"] if point["axis"] == axis]
+        values = sorted({point["value"] for point in points})
+        found = {(point["layer"], point["value"]): point[field] for point in points}
+        rows = [
+            [
+                layer["name"].removesuffix(".weight"),
+                console.size(layer["elements"]),
+                *(_cell(found, (layer["name"], value), judged) for value in values),
+            ]
+            for layer in sweep["layers"]
+        ]
+        columns = ["layer", "weights", *(f"{value:g}" for value in values)]
+        console.print_table(f"{what} by {axis}", columns, rows)
 
 
-def _cell(point: Point | None, judged: bool) -> str:
-    if point is None:
+def _cell(found: dict[tuple[str, Any], float | None], key: tuple[str, Any], judged: bool) -> str:
+    if key not in found:
         return ""
-    number = point.metric if judged else point.sqnr_db
+    number = found[key]
     return "exact" if number is None else f"{number:.2f}" if judged else f"{number:.1f}"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from espalier.cli import console
-from espalier.errors import InvalidArgument
+from espalier.container.atomic import atomic_write
+from espalier.errors import CorruptFile, InvalidArgument, MissingDependency
 
 if TYPE_CHECKING:
+    from espalier.analysis.figures import Figure
+    from espalier.analysis.sensitivity import Sweep
     from espalier.recipe.network import Network
 
 Source = Annotated[
@@ -24,6 +28,7 @@ Source = Annotated[
         show_default=False,
     ),
 ]
+SweepFolder = Annotated[Path, typer.Argument(metavar="DIR", help="What espalier sensitivity left.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +89,10 @@ Jobs = Annotated[
 ]
 
 
+ASKED = "asked.json"
+POINTS, SWEEP = "points.jsonl", "sweep.json"
+
+
 @dataclass(frozen=True)
 class Asked:
     """Which network the user means, and how it is judged: the options above."""
@@ -118,6 +127,25 @@ class Asked:
     def better(self) -> str:
         """Which way the metric is better."""
         return "lower" if self.lower else "higher"
+
+    @classmethod
+    def of_sweep(cls, folder: Path, data_dir: Path | None) -> Asked:
+        """What the sweep in ``folder`` was asked."""
+        try:
+            plain = json.loads((folder / ASKED).read_text())["network"]
+            return cls(**plain, data_dir=data_dir)
+        except FileNotFoundError:
+            raise InvalidArgument(
+                f"{folder}: holds no sweep; espalier sensitivity makes one"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise CorruptFile(f"{folder / ASKED}: is not what a sweep was asked") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but where this machine keeps its data."""
+        plain = asdict(self)
+        del plain["data_dir"]
+        return plain
 
     def folder(self, out: Path | None, command: str) -> Path:
         """The folder for results, made if it is not there."""
@@ -165,10 +193,33 @@ def is_checkpoint(source: str) -> bool:
     return path.is_file() and path.suffix not in (".yaml", ".yml")
 
 
+def read_sweep(folder: Path) -> Sweep:
+    """The finished sweep that ``folder`` holds."""
+    from espalier.analysis.sensitivity import Sweep
+
+    path = folder / SWEEP
+    if not path.is_file():
+        raise InvalidArgument(f"{folder}: its sweep is not finished; espalier sensitivity goes on")
+    try:
+        return Sweep.from_json(json.loads(path.read_text()))
+    except ValueError as error:  # InvalidArgument is one
+        raise CorruptFile(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def digest_of(source: str | None) -> str | None:
+    """What the bytes that INPUT stands for hash to; None where they are not known."""
+    if source is None:
+        return None
+    path = Path(source)
+    path = path / "state.pt" if path.is_dir() else path
+    if not path.is_file() or path.suffix in (".yaml", ".yml"):
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """``value`` as JSON in ``path``, whole or not at all."""
-    from espalier.container import atomic_write
-
     with atomic_write(path, force=True) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
 
@@ -181,3 +232,34 @@ def patterns(text: str | None) -> list[str] | None:
     if not found:
         raise typer.BadParameter(f"--layers: {text!r} names no layer")
     return found
+
+
+def save_figures(make: Callable[[], list[Figure]], folder: Path, quiet: bool) -> None:
+    """Write figures as PNG, SVG and HTML; without the extra ``report``, say so and go on."""
+    try:
+        from espalier.analysis.sweep_figures import save_figures
+
+        save_figures(make(), folder)
+    except MissingDependency as error:
+        if not quiet:
+            console.note(str(error))
+
+
+def write_recipe(
+    network: Network, stages: list[dict[str, Any]], folder: Path, quiet: bool
+) -> Path | None:
+    """A recipe that does ``stages`` to the network, and the network itself beside it."""
+    if not network.recipe.data:
+        if not quiet:
+            console.note("no recipe is written: a recipe needs --data")
+        return None
+
+    from espalier.recipe.network import recipe_for
+    from espalier.torch_io import save
+
+    weights, path = folder / "network.esp", folder / "recipe.yaml"
+    save(network.model, weights)
+    text = recipe_for(network, weights, stages)
+    with atomic_write(path, force=True) as file:
+        file.write(text.encode())
+    return path

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe.refs import Split, build_data, build_model
 from espalier.recipe.run import STATE, Progress, run_recipe
-from espalier.recipe.schema import Recipe, load_recipe
+from espalier.recipe.schema import Recipe, load_recipe, parse_recipe
 from espalier.recipe.state import restore
 from espalier.samples import Data
 from espalier.training.checkpoint import load_checkpoint
@@ -182,3 +183,20 @@ def _finished_run(folder: Path) -> tuple[Recipe, nn.Module]:
             "--resume"
         )
     return recipe, restore(build_model(recipe), state)
+
+
+def recipe_for(network: Network, weights: Path, stages: Sequence[Mapping[str, Any]]) -> str:
+    """A recipe as YAML: ``weights``, changed by ``stages``, and judged before they are saved."""
+    made = network.recipe
+    plain: dict[str, Any] = {"model": made.model, "weights": str(weights), "data": made.data}
+    plain |= {"model_options": made.model_options} if made.model_options else {}
+    plain |= {"data_options": made.data_options} if made.data_options else {}
+    plain |= {"holdout": made.holdout} if made.holdout else {}
+    *changes, last = stages
+    judged = [{"evaluate": {"split": split, "name": split}} for split in SPLITS]
+    if not made.holdout and network.split.held_out is None:
+        judged = judged[1:]
+    plain |= {"seed": made.seed, "stages": [*changes, *judged, last]}
+    text = yaml.safe_dump(plain, sort_keys=False)
+    parse_recipe(text, "the proposal")
+    return text

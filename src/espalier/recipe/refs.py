@@ -72,7 +72,7 @@ def build_model(recipe: Recipe) -> nn.Module:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     if path.suffix == ".esp":
-        load(path, into=model)
+        load(path, into=model, trainable=True)
         return
     state = {}
     with open_checkpoint(path) as checkpoint:

@@ -221,7 +221,7 @@ class Recipe(_Strict):
     """``package.module:function`` that builds the network."""
     model_options: dict[str, Any] = {}
     weights: str | None = None
-    """A checkpoint to start from: ``.esp``, ``.safetensors``, ``.pt``, ``.npz``."""
+    """A checkpoint to start from: ``.esp`` (its masks and codebooks stay), ``.safetensors``, ..."""
     data: str
     """``package.module:function`` that gives a :class:`espalier.zoo.DataSet`, or (train, test)."""
     data_options: dict[str, Any] = {}

@@ -1,0 +1,437 @@
+"""``espalier.study``: the figures of Deep Compression, on any network.
+
+Han, Mao and Dally 2016 (arXiv 1510.00149): figure 6 (accuracy against size for pruning, sharing,
+both, and truncated SVD), figure 7 (accuracy against bits, convolutions and fully connected layers
+apart, pruned and not), figure 8 (the initialisations of k-means), and table 6 (numbers of bits).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from espalier.analysis.evaluations import Evaluate, call_evaluate, pack
+from espalier.analysis.kept import Kept, fingerprint
+from espalier.analysis.low_rank import factor, factored_bytes
+from espalier.analysis.processes import in_processes, serial, until_done
+from espalier.errors import EspalierWarning, InvalidArgument
+from espalier.parametrization import attach
+from espalier.pruning import prune
+from espalier.quantization.share import share
+from espalier.samples import Data, Samples
+from espalier.targets import find_targets, unwrap
+from espalier.torch_io import save
+from espalier.training.loop import Settings, train
+from espalier.training.progress import Progress, reporting
+
+FIGURES = ("compression", "bits", "initialisation", "table")
+VERSION = 1
+
+DENSITIES = (0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
+BITS = (8, 6, 5, 4, 3, 2, 1)
+BOTH = ((0.3, 8), (0.2, 6), (0.1, 5), (0.05, 5), (0.03, 4), (0.02, 4), (0.01, 3))
+RANKS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02)
+FIGURE_7_BITS = (1, 2, 3, 4, 5, 6, 8)
+FIGURE_8_BITS = (2, 3, 4, 5, 6, 8)
+INITIALISATIONS = ("random", "density", "linear")
+TABLE_6 = ((8, 5), (8, 4), (4, 2))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a network is trained on after it was cut.
+
+    ``samples``: so many training samples, drawn once, are one epoch; all of them if None.
+    """
+
+    epochs: int = 1
+    lr: float = 5e-4
+    batch_size: int = 128
+    samples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network of a study.
+
+    ``series`` and ``x`` are its place in the figure. ``base``: ``"trained"`` or ``"pruned"``, the
+    network it begins with. Of ``density``, ``conv_bits``, ``fc_bits`` and ``rank`` (a share of the
+    full rank) those that are set are applied, in this order; ``tuned``: with training after each.
+    """
+
+    figure: str
+    series: str
+    x: float
+    base: str = "trained"
+    density: float | None = None
+    conv_bits: int | None = None
+    fc_bits: int | None = None
+    init: str | None = None
+    rank: float | None = None
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """A measured case. ``share``: file over the dense tensors of the original network."""
+
+    case: Case
+    metric: float
+    file_bytes: int
+    share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """The result of :func:`study`.
+
+    Attributes
+    ----------
+    metric, data : str
+        What was measured, and on what.
+    baseline, pruned : float
+        The metric of the network, and of the pruned network that figures 7, 8 and the table use.
+    original_bytes : int
+        Of the dense tensors.
+    tuning : Tuning or None
+    points : tuple of StudyPoint
+    """
+
+    metric: str
+    data: str
+    baseline: float
+    pruned: float
+    original_bytes: int
+    tuning: Tuning | None
+    points: tuple[StudyPoint, ...]
+
+    def of(self, figure: str, series: str | None = None) -> tuple[StudyPoint, ...]:
+        """The points of a figure, or of one of its series, in order."""
+        return tuple(
+            p for p in self.points if p.case.figure == figure and series in (None, p.case.series)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {"version": VERSION} | asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Study:
+        """The inverse of :meth:`to_json`."""
+        try:
+            values = dict(plain)
+            if values.pop("version") != VERSION:
+                raise InvalidArgument(f"a study of version {plain['version']}, not {VERSION}")
+            values["tuning"] = Tuning(**values["tuning"]) if values["tuning"] else None
+            values["points"] = tuple(
+                StudyPoint(**{**p, "case": Case(**p["case"])}) for p in values["points"]
+            )
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise InvalidArgument(f"not a study ({error})") from None
+
+
+def cases(figures: Sequence[str], kinds: Sequence[str], tuned: bool) -> list[Case]:
+    """All cases of the figures; ``kinds``: those of the network's layers."""
+    found: list[Case] = []
+    both = [False, True] if tuned else [False]
+    if "compression" in figures:
+        where: dict[str, Any] = {"figure": "compression", "tuned": tuned}
+        found += [Case(series="pruning", x=d, density=d, **where) for d in DENSITIES]
+        found += [Case(series="sharing", x=b, conv_bits=b, fc_bits=b, **where) for b in BITS]
+        found += [
+            Case(series="pruning and sharing", x=d, density=d, conv_bits=b, fc_bits=b, **where)
+            for d, b in BOTH
+        ]
+        found += [Case(series="truncated SVD", x=r, rank=r, **where) for r in RANKS]
+    if "bits" in figures:
+        for base in ("trained", "pruned"):
+            for kind, field in (("conv", "conv_bits"), ("linear", "fc_bits")):
+                if kind in kinds:
+                    name = f"{'conv' if kind == 'conv' else 'fc'}, {base}"
+                    found += [
+                        Case("bits", name, b, base, **{field: b})  # type: ignore[arg-type]
+                        for b in FIGURE_7_BITS
+                    ]
+    if "initialisation" in figures:
+        for after in both:
+            for init in INITIALISATIONS:
+                name = f"{init}, fine-tuned" if after else init
+                found += [
+                    Case(
+                        "initialisation",
+                        name,
+                        b,
+                        "pruned",
+                        conv_bits=b,
+                        fc_bits=b,
+                        init=init,
+                        tuned=after,
+                    )
+                    for b in FIGURE_8_BITS
+                ]
+    if "table" in figures:
+        found += [
+            Case("table", f"{c}/{f}", c, "pruned", conv_bits=c, fc_bits=f, tuned=tuned)
+            for c, f in TABLE_6
+        ]
+    return found
+
+
+def study(
+    model: nn.Module,
+    evaluate: Evaluate,
+    train_data: Data | None = None,
+    *,
+    figures: Sequence[str] = FIGURES,
+    pruned: nn.Module | None = None,
+    density: float = 0.1,
+    tuning: Tuning | None = None,
+    metric: str = "accuracy",
+    data: str = "",
+    jobs: int | None = None,
+    keep: str | os.PathLike[str] | None = None,
+    progress: Progress | bool | None = None,
+) -> Study:
+    """Reproduce the studies of Deep Compression on ``model``.
+
+    Parameters
+    ----------
+    model, evaluate, metric, data, jobs, keep, progress :
+        As for :func:`espalier.sensitivity`.
+    train_data : Samples or DataLoader, optional
+        To train with after each cut, as ``tuning`` says. Without it nothing is retrained.
+    figures : sequence of str
+        Of ``"compression"`` (figure 6), ``"bits"`` (7), ``"initialisation"`` (8), ``"table"``.
+    pruned : nn.Module, optional
+        A pruned copy of the network, retrained; made at ``density`` and by ``tuning`` without it.
+    density : float
+        Of all weights together, for ``pruned``.
+    tuning : Tuning, optional
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    InvalidArgument
+        No such figure, ``evaluate`` fails, ``keep`` holds points of another network.
+
+    Notes
+    -----
+    Weights are pruned where they are smallest in standard deviations of their layer, which is one
+    quality for all layers (Han et al. 2015), at the density that is asked for. Deviations from the
+    paper: every size is that of a whole file, entropy-coded, whatever the method; the factors of
+    the truncated SVD are written as they are.
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> from espalier.analysis.study import study
+    >>> model, x = torch.nn.Linear(8, 4), torch.eye(8)
+    >>> found = study(model, lambda m: float(m(x).sum()), figures=["table"], jobs=1)
+    >>> [p.case.series for p in found.points]
+    ['8/5', '8/4', '4/2']
+    """
+    unknown = sorted(set(figures) - set(FIGURES))
+    if unknown or not figures:
+        raise InvalidArgument(f"figures are {', '.join(FIGURES)}; not {', '.join(unknown) or '()'}")
+    plain = unwrap(model)
+    tuning = (tuning or Tuning()) if train_data is not None else None
+    part = _part(train_data, tuning)
+    with reporting(progress) as report:
+        if pruned is None:
+            if report:
+                report(0, 1, "the pruned network")
+            pruned = cut(
+                copy.deepcopy(plain), Case("", "", 0, density=density, tuned=True), part, tuning
+            )
+        about = {
+            "model": fingerprint(plain)[:16] + fingerprint(pruned)[:16],
+            "metric": metric,
+            "data": data,
+            "tuning": str(asdict(tuning)) if tuning else "",
+        }
+        bench = _Bench(plain, unwrap(pruned), evaluate, part, tuning)
+        kinds = sorted({t.kind for t in find_targets(plain) if t.by_default})
+        wanted = [Case("", "baseline", 0), Case("", "baseline", 0, "pruned")]
+        wanted += cases(figures, kinds, tuned=tuning is not None)
+        records = bench.run(wanted, Kept(keep, about), jobs, report)
+    original = save(plain, io.BytesIO()).original_bytes
+    points = [
+        StudyPoint(case, r["metric"], r["file_bytes"], r["file_bytes"] / original, r["seconds"])
+        for case, r in zip(wanted, records, strict=True)
+    ]
+    return Study(
+        metric=metric,
+        data=data,
+        baseline=points[0].metric,
+        pruned=points[1].metric,
+        original_bytes=original,
+        tuning=tuning,
+        points=tuple(points[2:]),
+    )
+
+
+def _part(data: Data | None, tuning: Tuning | None) -> Data | None:
+    """The training samples that are used, drawn once."""
+    if tuning is None or tuning.samples is None or not isinstance(data, Samples):
+        return data
+    if not tuning.batch_size <= tuning.samples <= len(data):
+        raise InvalidArgument(
+            f"tuning.samples must lie between {tuning.batch_size} and {len(data)}, not "
+            f"{tuning.samples}"
+        )
+    generator = torch.Generator().manual_seed(tuning.seed)
+    return data.subset(torch.randperm(len(data), generator=generator)[: tuning.samples])
+
+
+@dataclass
+class _Bench:
+    """What every case needs."""
+
+    trained: nn.Module
+    pruned: nn.Module
+    evaluate: Evaluate
+    data: Data | None
+    tuning: Tuning | None
+
+    def run(
+        self, wanted: Sequence[Case], kept: Kept, jobs: int | None, report: Progress | None
+    ) -> list[dict[str, Any]]:
+        """The record of every case, those kept taken from there."""
+
+        def missing() -> list[Case]:
+            return [case for case in wanted if kept.get(_key(case)) is None]
+
+        def attempt() -> Iterator[tuple[Case, dict[str, Any]]]:
+            if not missing():
+                return
+            if serial(jobs):
+                for case in missing():
+                    yield case, self.measure(case)
+                return
+            packed = [np.frombuffer(x, np.uint8) for x in self._packed()]
+            digest = "".join(hashlib.sha256(part.data).hexdigest() for part in packed)
+            yield from in_processes(_work, ((*packed, digest, c) for c in missing()), jobs)
+
+        done = len(wanted) - len(missing())
+
+        def take(result: tuple[Case, dict[str, Any]]) -> None:
+            nonlocal done
+            case, record = result
+            kept.put(_key(case), record)
+            done += 1
+            if report:
+                report(done, len(wanted), f"{case.series} {case.x:g}")
+
+        until_done(attempt, lambda: len(kept), take)
+        return [record for case in wanted if (record := kept.get(_key(case))) is not None]
+
+    def _packed(self) -> tuple[bytes, bytes]:
+        others = _Others(self.evaluate, self.data, self.tuning)
+        return pack(self.trained, others), pack(self.pruned, None)
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        """Cut, train on, and measure a copy."""
+        start = monotonic()
+        model = copy.deepcopy(self.pruned if case.base == "pruned" else self.trained)
+        cut(model, case, self.data, self.tuning)
+        what = f"{case.figure or 'the network'} {case.series} {case.x:g}"
+        metric = call_evaluate(self.evaluate, model, what)
+        if case.rank is not None:
+            size = factored_bytes(model)
+        else:
+            size = save(model, io.BytesIO()).file_bytes
+        return {
+            "metric": metric,
+            "file_bytes": size,
+            "seconds": round(monotonic() - start, 2),
+        }
+
+
+def _key(case: Case) -> Any:
+    return {"case": asdict(case)}
+
+
+@dataclass(frozen=True)
+class _Others:
+    """What travels to a worker beside a model; callable, since it stands for ``evaluate``."""
+
+    evaluate: Evaluate
+    data: Data | None
+    tuning: Tuning | None
+
+    def __call__(self, model: nn.Module) -> Any:
+        return self.evaluate(model)
+
+
+_held: tuple[str, _Bench] | None = None
+
+
+def _work(trained: Any, pruned: Any, digest: str, case: Case) -> tuple[Case, dict[str, Any]]:
+    """Measure one case in a worker, which unpacks the networks once."""
+    global _held
+    if _held is None or _held[0] != digest:
+        import cloudpickle
+
+        (first, state, others), (second, other_state, _) = (
+            cloudpickle.loads(packed.tobytes()) for packed in (trained, pruned)
+        )
+        _held = (
+            digest,
+            _Bench(
+                first if state is None else attach(first, state),
+                second if other_state is None else attach(second, other_state),
+                others.evaluate,
+                others.data,
+                others.tuning,
+            ),
+        )
+    return case, _held[1].measure(case)
+
+
+def cut(model: nn.Module, case: Case, data: Data | None, tuning: Tuning | None) -> nn.Module:
+    """Prune, share or factor ``model`` as ``case`` says, with training after each; returns it."""
+    if case.density is not None:
+        with warnings.catch_warnings():
+            # A layer that is left empty is a finding of the study, not a mistake.
+            warnings.simplefilter("ignore", EspalierWarning)
+            prune(model, case.density, criterion="deviation", scope="global")
+        _tune(model, case, data, tuning)
+    bits = {"conv": case.conv_bits, "linear": case.fc_bits}
+    kinds = {t.kind for t in find_targets(model)}
+    wanted = {kind: b for kind, b in bits.items() if b is not None and kind in kinds}
+    if wanted:
+        share(model, wanted, init=case.init)
+        _tune(model, case, data, tuning)
+    if case.rank is not None:
+        factor(model, case.rank)
+        _tune(model, case, data, tuning)
+    return model
+
+
+def _tune(model: nn.Module, case: Case, data: Data | None, tuning: Tuning | None) -> None:
+    if not case.tuned or tuning is None or data is None:
+        return
+    settings = Settings(
+        epochs=tuning.epochs, lr=tuning.lr, batch_size=tuning.batch_size, seed=tuning.seed
+    )
+    train(model, data, settings)
+
+
+__all__ = ["Case", "Study", "StudyPoint", "Tuning", "study"]
