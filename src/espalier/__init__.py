@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "espalier.analysis.choose": ["choose"],
+    "espalier.analysis.search": ["search"],
     "espalier.analysis.sensitivity": ["sensitivity"],
+    "espalier.analysis.study": ["study"],
     "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
     + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
     + ["UnknownMethod", "UnsupportedVersion"],
@@ -34,9 +37,12 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from espalier.analysis.choose import choose
     from espalier.analysis.profile import profile
     from espalier.analysis.report import write_report
+    from espalier.analysis.search import search
     from espalier.analysis.sensitivity import sensitivity
+    from espalier.analysis.study import study
     from espalier.errors import (
         CorruptFile,
         DataUnavailable,
@@ -74,6 +80,7 @@ __all__ = [
     "UnknownMethod",
     "UnsupportedVersion",
     "attach",
+    "choose",
     "collect_curvature",
     "diagonal_fisher",
     "edits_of",
@@ -87,10 +94,12 @@ __all__ = [
     "reestimate_batchnorm",
     "run_recipe",
     "save",
+    "search",
     "search_lambda",
     "sensitivity",
     "share",
     "share_layerwise",
+    "study",
     "train",
     "write_report",
 ]

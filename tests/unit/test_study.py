@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-import espalier
 from espalier.analysis.low_rank import factor, factored_bytes
 from espalier.analysis.study import FIGURES, Case, Study, StudyPoint, Tuning, cases, cut, study
 from espalier.analysis.study_report import findings, study_tables
@@ -53,7 +52,10 @@ def test_every_figure_without_training(model, evaluate):
     assert {p.case.figure for p in found.points} == set(FIGURES)
     assert not any(p.case.tuned for p in found.points)
     assert {p.case.series for p in found.of("bits")} == {
-        "conv, trained", "conv, pruned", "fc, trained", "fc, pruned",
+        "conv, trained",
+        "conv, pruned",
+        "fc, trained",
+        "fc, pruned",
     }
     for point in found.points:
         assert point.share == point.file_bytes / found.original_bytes
@@ -130,7 +132,12 @@ def test_a_network_without_convolutions(evaluate):
 def made(points):
     """A study of given (figure, series, x, metric, share)."""
     return Study(
-        "accuracy", "", 99.0, 99.0, 1000, None,
+        "accuracy",
+        "",
+        99.0,
+        99.0,
+        1000,
+        None,
         tuple(
             StudyPoint(Case(figure, series, x), metric, int(1000 * share), share, 0.0)
             for figure, series, x, metric, share in points
@@ -139,11 +146,14 @@ def made(points):
 
 
 def test_findings_hold_where_the_numbers_say_so():
-    points = [("bits", f"conv, {b}", x, 99.0 if x >= 4 else 90.0, 0.5) for b in ("trained", "pruned")
-              for x in (2, 3, 4, 5)]
-    points += [("bits", f"fc, {b}", x, 99.0 if x >= 2 else 90.0, 0.5) for b in ("trained", "pruned")
-               for x in (1, 2, 3)]
-    points += [("compression", "pruning", 0.1, 98.9, 0.08), ("compression", "sharing", 4, 98.8, 0.09)]
+    points = [
+        ("bits", f"{kind}, {base}", x, 99.0 if x >= enough else 90.0, 0.5)
+        for kind, enough in (("conv", 4), ("fc", 2))
+        for base in ("trained", "pruned")
+        for x in (1, 2, 3, 4, 5)
+    ]
+    points += [("compression", "pruning", 0.1, 98.9, 0.08)]
+    points += [("compression", "sharing", 4, 98.8, 0.09)]
     points += [("compression", "pruning and sharing", 0.1, 98.9, 0.03)]
     points += [("compression", "truncated SVD", 0.1, 98.9, 0.4)]
     assert all(f.holds for f in findings(made(points)))
