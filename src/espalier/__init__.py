@@ -26,7 +26,8 @@ _HOMES = {
     "espalier.parametrization": ["attach", "finalize"],
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
     "espalier.quantization.curvature": ["collect_curvature"],
-    "espalier.quantization.rd": ["quantize_rd", "reestimate_batchnorm", "search_lambda"],
+    "espalier.quantization.norms": ["reestimate_batchnorm"],
+    "espalier.quantization.rd": ["quantize_rd", "search_lambda"],
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
     "espalier.structure.edit": ["edits_of"],
@@ -58,7 +59,8 @@ if TYPE_CHECKING:
     from espalier.parametrization import attach, finalize
     from espalier.pruning import Pruner, diagonal_fisher, prune
     from espalier.quantization.curvature import collect_curvature
-    from espalier.quantization.rd import quantize_rd, reestimate_batchnorm, search_lambda
+    from espalier.quantization.norms import reestimate_batchnorm
+    from espalier.quantization.rd import quantize_rd, search_lambda
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
     from espalier.structure.edit import edits_of

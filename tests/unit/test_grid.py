@@ -4,9 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from espalier.kernels.rounding import round_block, round_block_reference
-from espalier.quantization.grid import Layer
+from espalier.kernels.rounding import descend, descend_reference, round_block, round_block_reference
+from espalier.quantization.grid import SEARCH_ELEMENTS, Layer
+from espalier.quantization.rates import classes_of, code_lengths, total_bits
 
 
 def layer(rows: int = 12, columns: int = 100, seed: int = 0, *, moments: bool = True) -> Layer:
@@ -82,7 +85,7 @@ def test_feedback_beats_rounding_each_weight_by_itself():
     moments = with_feedback.moments
     distortion = 0.5 * with_feedback.curvature @ ((error @ moments) * error).sum(1)
     assert ours.distortion < 0.6 * distortion
-    assert ours.bits < 1.01 * alone.bits
+    assert ours.cost(lam) < 0.9 * (distortion + lam * alone.bits)
 
 
 @pytest.mark.parametrize("weights", [np.zeros((3, 4)), np.full((2, 2), 0.5), np.ones((1, 1))])
@@ -110,3 +113,85 @@ def test_pruned_weights_stay_zero(moments):
     found = Layer(weights, base.moments, base.curvature, kept).best(1e-5)
     assert not found.symbols[~kept].any()
     assert found.symbols[kept].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_descent_is_its_reference(seed):
+    rng = np.random.default_rng(seed)
+    rows, columns, step = 4, 6, 0.4
+    half, other = rng.normal(size=(20, columns)), rng.normal(size=(20, rows))
+    moments, outputs = half.T @ half / 20, other.T @ other / 20
+    if seed % 2:
+        outputs = np.diag(outputs)[:, None].copy()
+    kept = rng.random((rows, columns)) < 0.8
+    weights = np.where(kept, rng.normal(size=(rows, columns)), 0)
+    start = np.rint(weights / step).astype(np.int32)
+    error = (start * step - weights) @ moments
+    gradient = outputs * error if seed % 2 else outputs @ error
+    contexts = rng.integers(0, 2, (rows, columns)).astype(np.uint8)
+    bits = rng.uniform(1, 9, (2, 2 * (np.abs(start).max() + 1) + 1))
+    outcomes = []
+    for function in (descend, descend_reference):
+        symbols, slope = start.copy(), gradient.copy()
+        changed = function(symbols, kept, slope, moments, outputs, step, 0.01, bits, contexts)
+        outcomes.append((changed, symbols, slope))
+    assert outcomes[0][0] == outcomes[1][0] > 0
+    assert np.array_equal(outcomes[0][1], outcomes[1][1])
+    np.testing.assert_allclose(outcomes[0][2], outcomes[1][2], rtol=1e-9, atol=1e-12)
+    error = (outcomes[0][1] * step - weights) @ moments
+    expected = outputs * error if seed % 2 else outputs @ error
+    np.testing.assert_allclose(outcomes[0][2], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_error_is_made_up_for_by_another_output():
+    outputs = np.array([[1.0, 0.9], [0.9, 1.0]])
+    found = Layer(np.full((2, 1), 0.45), np.eye(1), np.ones(2), None, outputs).round(1.0, 1e-9)
+    assert sorted(found.symbols.reshape(-1).tolist()) == [0, 1]
+    error = np.array([0.45, -0.55])
+    assert found.distortion == pytest.approx(0.5 * error @ outputs @ error)
+
+
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+    moments=st.booleans(),
+    step=st.floats(0.01, 2),
+    lam=st.floats(1e-8, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_never_worse_than_plain_rounding(rows, columns, seed, moments, step, lam):
+    base = layer(rows, columns, seed, moments=moments)
+    found = base.round(step, lam)
+    symbols = np.rint(base.weights / step).astype(np.int32)
+    error = base.weights - symbols * step
+    spread = error if base.moments is None else error @ base.moments
+    distortion = 0.5 * base.curvature @ (spread * error).sum(1)
+    plain = distortion + lam * total_bits(symbols, 1)
+    assert found.cost(lam) <= plain * (1 + 1e-9)
+
+
+def test_neighbours_tell_large_weights_from_small_ones():
+    rng = np.random.default_rng(0)
+    wide = np.repeat([1, 6], 40)[:, None]  # rows of two sizes
+    symbols = np.rint(rng.normal(0, wide, (80, 90))).astype(np.int32)
+    classes = classes_of(symbols, 9)
+    assert classes.max() == 11
+    assert classes[:40].max() < classes[40:].min() + 6
+    counts = np.unique(symbols, return_counts=True)[1]
+    order_0 = -(counts * np.log2(counts / counts.sum())).sum() + 20 * counts.size
+    assert total_bits(symbols, 9) < 0.95 * order_0
+    lengths = code_lengths(symbols, classes, 30)
+    assert lengths.shape == (12, 61)
+    assert lengths[0, 30] < lengths[11, 30]  # zero is cheap among small ones
+    assert (lengths[:, 60] > 20).all()  # a level that is not there
+
+
+def test_a_large_layer_chooses_its_step_on_some_rows():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(0, 0.1, (3 * SEARCH_ELEMENTS // 512, 512))
+    whole = Layer(weights, None, np.full(len(weights), 2 / 0.01))
+    assert len(whole._part().weights) == len(weights) // 3
+    found = whole.best(0.02)
+    neighbours = [whole.round(found.step * factor, 0.02).cost(0.02) for factor in (0.8, 1.25)]
+    assert found.cost(0.02) < min(neighbours)

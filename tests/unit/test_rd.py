@@ -47,7 +47,7 @@ def test_moments_of_a_convolution_are_those_of_its_patches():
     expected = (patches.T @ patches / len(patches)).double()
     torch.testing.assert_close(seen.moments, expected, rtol=1e-4, atol=1e-5)
     assert seen.rows == 16 * 16
-    assert seen.positions == 16
+    assert seen.samples == 16
 
 
 def test_nothing_of_the_model_changes_while_looking():

@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_lambda
 from espalier.parametrization import codes_dtype, mask_of, set_codes
-from espalier.quantization.curvature import LayerCurvature, supported
+from espalier.quantization.curvature import LayerCurvature, OutputCurvature, supported
 from espalier.quantization.grid import Layer, Rounded
+from espalier.quantization.norms import (
+    BatchNorm,
+    fold_batchnorm,
+    move_means,
+    reestimate_batchnorm,
+    round_bias,
+)
 from espalier.targets import Skipped, Target, refuse_nonfinite, select, unwrap
 
 Curvatures = Mapping[str, LayerCurvature]
@@ -59,15 +66,18 @@ def quantize_rd(
     lam: Lambda,
     *,
     curvature: Curvatures | None = None,
+    batches: Iterable[Any] | None = None,
     correct_bias: bool = True,
+    fold_batchnorm: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> GridReport:
     """Quantize without retraining: min over all symbols and steps of D + lambda R.
 
-    Each weight becomes ``step * q`` with integer q, chosen with its code length in the objective
-    and with its error made up for by the weights not rounded yet
-    (:mod:`espalier.quantization.grid`). One lambda over all layers spreads the bits where they
-    matter, and zeros come out of it. The result is a codebook on the model, as
-    :func:`espalier.share` leaves one: it can be trained on, and saved.
+    Each weight becomes ``step * q`` with integer q, chosen with its code length in the objective,
+    with its error made up for by the weights not rounded yet, and then again with all others as
+    they are (:mod:`espalier.quantization.grid`). One lambda over all layers spreads the bits where
+    they matter, and zeros come out of it. The result is a codebook on the model, as
+    :func:`espalier.share` leaves one, and can be saved.
 
     Parameters
     ----------
@@ -78,11 +88,22 @@ def quantize_rd(
         pattern.
     curvature : mapping, optional
         From :func:`espalier.collect_curvature`: D is then the rise of the loss, in nats a sample,
-        and useful values of lambda lie around 1e-8 for a network of 1e5 to 1e6 weights. Without it
+        and useful values of lambda lie around 1e-7 for a network of 1e5 to 1e6 weights. Without it
         D is the squared error of each layer over its mean square, and they lie around 0.01.
+    batches : iterable of inputs, or of (inputs, targets), optional
+        Some hundred samples that show what quantization changed in the means of the channels, layer
+        after layer: the batch norms then take it out again. With curvature only.
     correct_bias : bool
-        With curvature, for layers with a bias: add what the mean input loses, (W - W') E[a] (Nagel
-        et al. 2019, arXiv 1906.04721, section 4.2).
+        With curvature, for layers with a bias or a batch norm folded in: add what the mean input
+        loses, (W - W') E[a] (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+    fold_batchnorm : bool
+        With curvature: where a batch norm directly follows a layer that is quantized, its scale
+        goes into the weights before they are, and its shift is rounded; of its four vectors three
+        are then constant. What the network computes in evaluation stays the same; choose False to
+        train it further, and the batch norms stay exact (with ``batches``, but for their
+        statistics).
+    progress : callable, optional
+        Called with layers done, layers in all, and the name of the layer.
 
     Returns
     -------
@@ -107,7 +128,10 @@ def quantize_rd(
     Sources: Choi et al. 2017 (arXiv 1612.01543), Frantar et al. 2022 (arXiv 2210.17323), Conzelmann
     and Bamler 2025 (arXiv 2505.18758).
     """
+    if batches is not None and curvature is None:
+        raise InvalidArgument("batches: they are for use with curvature, which is not given")
     chosen, skipped = select(model, Lookup(lam, "lambda", check_lambda))
+    shown = None if batches is None else list(batches)
     work = []
     for target, value in chosen:
         reason = _obstacle(target)
@@ -115,14 +139,28 @@ def quantize_rd(
             skipped.append(Skipped(target.name, reason))
             continue
         refuse_nonfinite(target, target.value)
-        work.append((target, _layer(target, curvature), value))
+        work.append((target, value, _seen(target, curvature)))
     if not work:
         raise InvalidArgument(
             "lambda: no linear or convolution weight of the model can be quantized"
         )
-    rounded = [(target, layer.best(value)) for target, layer, value in work]
-    layers = tuple(_put(t, r, curvature if correct_bias else None) for t, r in rounded)
-    return GridReport(layers, tuple(skipped))
+    original = copy.deepcopy(model) if shown is not None else model
+    norms = _Norms(model, original, fold_batchnorm)
+    layers = []
+    for done, (target, value, seen) in enumerate(work):
+        if progress:
+            progress(done, len(work), target.name)
+        weight = norms.fold(target, seen)
+        centred = correct_bias and norms.bias(target, seen) is not None
+        rounded = _layer(target, weight, seen, norms.output(seen), centred).best(value)
+        layers.append(_put(target, weight, rounded))
+        if seen is not None and correct_bias:
+            norms.correct(target, weight, seen)
+    if shown is not None:
+        norms.move(shown)
+    for target, value, seen in work:
+        norms.round(target, seen, value)
+    return GridReport(tuple(layers), tuple(skipped))
 
 
 def _obstacle(target: Target) -> str:
@@ -134,28 +172,44 @@ def _obstacle(target: Target) -> str:
     return ""
 
 
-def _layer(target: Target, curvature: Curvatures | None) -> Layer:
-    weight, mask = target.value.detach().double().flatten(1).cpu().numpy(), mask_of(target)
-    kept = None if mask is None else mask.flatten(1).cpu().numpy()
+def _seen(target: Target, curvature: Curvatures | None) -> LayerCurvature | None:
     if curvature is None:
-        scale = 2 / max(float(np.mean(weight**2)), 1e-30)
-        return Layer(weight, None, np.full(len(weight), scale), kept)
+        return None
     seen = curvature.get(target.name)
-    if seen is None or seen.moments_sum.shape[0] != weight.shape[1]:
+    if seen is None or seen.moments_sum.shape[0] != target.value[0].numel():
         raise InvalidArgument(f"{target.name}: the curvature was not collected on this model")
-    return Layer(weight, seen.moments.cpu().numpy(), seen.curvature.cpu().numpy(), kept)
+    return seen
 
 
-def _put(target: Target, rounded: Rounded, curvature: Curvatures | None) -> GridLayer:
-    weight, mask = target.value.detach(), mask_of(target)
+def _layer(
+    target: Target,
+    weight: Tensor,
+    seen: LayerCurvature | None,
+    output: OutputCurvature | None,
+    centred: bool,
+) -> Layer:
+    """``centred``: the bias makes up for the mean, and H is the covariance of the inputs."""
+    flat, mask = weight.double().flatten(1).cpu().numpy(), mask_of(target)
+    kept = None if mask is None else mask.flatten(1).cpu().numpy()
+    if seen is None or output is None:
+        scale = 2 / max(float(np.mean(flat**2)), 1e-30)
+        return Layer(flat, None, np.full(len(flat), scale), kept)
+    products = (output.products / max(seen.samples, 1)).cpu().numpy()
+    full = products if products.ndim == 2 else None
+    diagonal = products if full is None else np.ascontiguousarray(np.diagonal(full))
+    places = int(np.prod(weight.shape[2:], dtype=np.int64))
+    moments = seen.covariance if centred else seen.moments
+    return Layer(flat, moments.cpu().numpy(), diagonal, kept, full, places)
+
+
+def _put(target: Target, weight: Tensor, rounded: Rounded) -> GridLayer:
+    mask = mask_of(target)
     levels, codes = np.unique(rounded.symbols, return_inverse=True)
     codebook = torch.from_numpy(levels * rounded.step).to(weight)
     found = torch.from_numpy(codes.astype(np.int32) + 1).to(weight.device).view(weight.shape)
     if mask is not None:
         found = torch.where(mask, found, torch.zeros_like(found))
     set_codes(target, found.to(codes_dtype(levels.size)), codebook, latent=False)
-    if curvature is not None:
-        _correct_bias(target, weight, curvature[target.name])
     counts = np.bincount(codes.reshape(-1))
     entropy = float(-(counts * np.log2(counts / counts.sum())).sum())
     return GridLayer(
@@ -163,98 +217,61 @@ def _put(target: Target, rounded: Rounded, curvature: Curvatures | None) -> Grid
     )
 
 
-def _correct_bias(target: Target, before: Tensor, seen: LayerCurvature) -> None:
-    module = target.sites[0].module
-    bias = getattr(module, "bias", None)
-    if isinstance(bias, nn.Parameter):
-        lost = (before - target.value).double().flatten(1) @ seen.mean_input.to(before.device)
-        bias.add_(lost.to(bias.dtype))
+class _Norms:
+    """The batch norms and biases behind the layers that are quantized."""
 
+    def __init__(self, model: nn.Module, original: nn.Module, fold: bool) -> None:
+        self._model, self._original = unwrap(model), original
+        self._fold = fold
+        self._folded: list[str] = []
 
-@torch.no_grad()
-def reestimate_batchnorm(
-    model: nn.Module, batches: Iterable[Any], *, like: nn.Module | None = None
-) -> int:
-    """Set the running statistics of all batch norms to what a few batches show.
+    def output(self, seen: LayerCurvature | None) -> OutputCurvature | None:
+        """The curvature in the outputs that the weights are now those of."""
+        if seen is None:
+            return None
+        return seen.normed if self._fold and seen.normed is not None else seen.outputs
 
-    What quantization shifts and shrinks in a layer's outputs, the batch norm behind it then takes
-    out again.
+    def fold(self, target: Target, seen: LayerCurvature | None) -> Tensor:
+        """The weight to quantize: with its batch norm's scale, if that can be."""
+        weight = target.value.detach().clone()
+        norm = self._norm(seen)
+        if seen is None or norm is None:
+            return weight
+        self._folded.append(seen.norm)
+        return fold_batchnorm(target.sites[0].module, norm, weight)
 
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place; left in the mode that it was in.
-    batches : iterable of inputs, or of (inputs, targets)
-    like : nn.Module, optional
-        The original network. Its own statistics, which may come from more data or other data than
-        ``batches``, are then kept, and moved only by what quantization changed on these: mean +
-        (mean' - mean_b), variance x variance' / variance_b, with ' for ``model`` and b for ``like``
-        on ``batches``. Without it the statistics are those of ``batches`` alone.
+    def _norm(self, seen: LayerCurvature | None) -> BatchNorm | None:
+        if not self._fold or seen is None or not seen.norm:
+            return None
+        norm = self._model.get_submodule(seen.norm)
+        assert isinstance(norm, BatchNorm)
+        return norm
 
-    Returns
-    -------
-    int
-        Number of batch norms.
+    def bias(self, target: Target, seen: LayerCurvature | None) -> nn.Parameter | None:
+        """The bias that shifts the outputs of a layer: its batch norm's, or its own."""
+        holder = self._norm(seen) or target.sites[0].module
+        bias = getattr(holder, "bias", None)
+        return bias if isinstance(bias, nn.Parameter) else None
 
-    Raises
-    ------
-    InvalidArgument
-        There are no batches; ``like`` has not the batch norms of ``model``.
-    """
-    kept = list(batches)
-    shown = _shown_statistics(model, kept)
-    norms = _batch_norms(model)
-    if like is not None:
-        own = _batch_norms(like)
-        if list(own) != list(norms):
-            raise InvalidArgument("like: the batch norms of the two networks differ")
-        before = _shown_statistics(like, kept)
-        for name, (mean, variance) in shown.items():
-            mean_b, variance_b = before[name]
-            ratio = (variance / variance_b.clamp_min(1e-12)).clamp(0.1, 10.0)
-            shown[name] = (own[name].running_mean + mean - mean_b, own[name].running_var * ratio)
-    for name, (mean, variance) in shown.items():
-        norms[name].running_mean.copy_(mean)
-        norms[name].running_var.copy_(variance)
-    return len(norms)
+    def correct(self, target: Target, before: Tensor, seen: LayerCurvature) -> None:
+        """Add to the bias what the mean input loses."""
+        bias = self.bias(target, seen)
+        if bias is not None:
+            lost = (before - target.value).double().flatten(1) @ seen.mean_input.to(before.device)
+            bias.add_(lost.to(bias.dtype))
 
+    def move(self, batches: list[Any]) -> None:
+        """Let the batch norms take out what ``batches`` show to have changed."""
+        if self._fold:
+            move_means(self._model, batches, self._original, self._folded)
+        else:
+            reestimate_batchnorm(self._model, batches, like=self._original)
 
-def _batch_norms(model: nn.Module) -> dict[str, Any]:
-    return {
-        name: module
-        for name, module in unwrap(model).named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    }
-
-
-def _shown_statistics(model: nn.Module, batches: list[Any]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance that each batch norm sees in ``batches``; ``model`` is left as it was."""
-    norms = _batch_norms(model)
-    if not norms:
-        return {}
-    if not batches:
-        raise InvalidArgument("no batches were given to estimate batch norm statistics from")
-    before = copy.deepcopy({name: norm.state_dict() for name, norm in norms.items()})
-    modes = {module: module.training for module in model.modules()}
-    momenta = {name: norm.momentum for name, norm in norms.items()}
-    model.eval()
-    for norm in norms.values():
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # the plain mean over batches
-    try:
-        for batch in batches:
-            model(batch[0] if isinstance(batch, tuple | list) else batch)
-        return {
-            name: (norm.running_mean.clone(), norm.running_var.clone())
-            for name, norm in norms.items()
-        }
-    finally:
-        for name, norm in norms.items():
-            norm.load_state_dict(before[name])
-            norm.momentum = momenta[name]
-        for module, mode in modes.items():
-            module.training = mode
+    def round(self, target: Target, seen: LayerCurvature | None, lam: float) -> None:
+        """Round the shift of a batch norm that was folded."""
+        norm = self._norm(seen)
+        if norm is not None and seen is not None and seen.normed is not None:
+            round_bias(norm.bias, seen.normed.of_bias / max(seen.samples, 1), lam)
 
 
 def search_lambda(
@@ -266,7 +283,8 @@ def search_lambda(
     start: float | None = None,
     evaluations: int = 10,
     after: Callable[[nn.Module], object] | None = None,
-    correct_bias: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> float:
     """The largest lambda, within a factor of 2^(1/4), whose model has ``evaluate(model) <= limit``.
 
@@ -280,13 +298,15 @@ def search_lambda(
     curvature : mapping, optional
         As for :func:`quantize_rd`.
     start : float, optional
-        Where the search begins; 1e-8 with curvature, 0.01 without.
+        Where the search begins; 5e-8 with curvature, 0.01 without.
     evaluations : int
         At most so many models are made and evaluated.
     after : callable, optional
-        What is done to each model before it is evaluated, :func:`reestimate_batchnorm` for example.
-    correct_bias : bool
-        As for :func:`quantize_rd`.
+        What is done to each model before it is evaluated.
+    progress : callable, optional
+        Called with models made, models to make at most, and the lambda that is tried.
+    **options
+        For :func:`quantize_rd`: ``batches``, ``correct_bias``, ``fold_batchnorm``.
 
     Raises
     ------
@@ -296,7 +316,7 @@ def search_lambda(
 
     def within(lam: float) -> bool:
         candidate = copy.deepcopy(model)
-        quantize_rd(candidate, lam, curvature=curvature, correct_bias=correct_bias)
+        quantize_rd(candidate, lam, curvature=curvature, **options)
         if after is not None:
             after(candidate)
         value = float(evaluate(candidate))
@@ -305,8 +325,10 @@ def search_lambda(
         return value <= limit
 
     good = bad = None
-    lam = start or (1e-8 if curvature is not None else 0.01)
-    for _ in range(evaluations):
+    lam = start or (5e-8 if curvature is not None else 0.01)
+    for tried in range(evaluations):
+        if progress:
+            progress(tried, evaluations, f"lambda {lam:.3g}")
         if within(lam):
             good = lam
         else:

@@ -143,7 +143,9 @@ class QuantizeRd(_Strict):
     batch_size: Annotated[int, Field(ge=1)] = 128
     correct_bias: bool = True
     move_batchnorm: bool = True
-    """Move the statistics of batch norms by what quantization changed."""
+    """Let the batch norms take out what quantization changed in the means of the channels."""
+    fold_batchnorm: bool = True
+    """Scales of batch norms go into the weights; false where the network is trained further."""
 
     @model_validator(mode="after")
     def _one_of(self) -> QuantizeRd:

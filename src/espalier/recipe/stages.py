@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from espalier.parametrization import current, finalize, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
 from espalier.quantization.curvature import collect_curvature
-from espalier.quantization.rd import Curvatures, quantize_rd, reestimate_batchnorm, search_lambda
+from espalier.quantization.rd import quantize_rd, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.recipe import schema
 from espalier.recipe.board import Board
@@ -241,18 +240,17 @@ def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]
     tell = context.progress or (lambda _done, _total, _text: None)
     tell(0, 1, "curvature")
     curvature = collect_curvature(model, seen, seed=context.seed)
-    original = copy.deepcopy(model)
-
-    def finish(candidate: nn.Module) -> None:
-        if options.move_batchnorm:
-            reestimate_batchnorm(candidate, seen, like=original)
-
+    how: dict[str, Any] = {
+        "curvature": curvature,
+        "batches": seen if options.move_batchnorm else None,
+        "correct_bias": options.correct_bias,
+        "fold_batchnorm": options.fold_batchnorm,
+    }
     lam: Any = options.lam
     searched: dict[str, Any] = {}
     if lam is None:
-        lam, searched = _search(context, options, curvature, finish)
-    report = quantize_rd(model, lam, curvature=curvature, correct_bias=options.correct_bias)
-    finish(model)
+        lam, searched = _search(context, options, how)
+    report = quantize_rd(model, lam, progress=context.progress, **how)
     tell(1, 1, f"lambda {lam}, {report.bits_per_weight:.2f} bits a weight")
     return {
         "lambda": lam,
@@ -266,8 +264,7 @@ def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]
 def _search(
     context: Context,
     options: schema.QuantizeRd,
-    curvature: Curvatures,
-    after: Callable[[nn.Module], None],
+    how: dict[str, Any],
 ) -> tuple[float, dict[str, Any]]:
     held_out = context.split.held_out
     if held_out is None:
@@ -277,8 +274,6 @@ def _search(
 
     def measure(candidate: nn.Module) -> float:
         nonlocal tried
-        if context.progress:
-            context.progress(tried, EVALUATIONS + 1, "searching lambda")
         tried += 1
         found = evaluate(candidate, held_out, batch_size=options.batch_size)
         return found.error if by_error else found.loss
@@ -290,10 +285,9 @@ def _search(
         context.model,
         measure,
         before + rise,
-        curvature=curvature,
         evaluations=EVALUATIONS,
-        after=after,
-        correct_bias=options.correct_bias,
+        progress=context.progress,
+        **how,
     )
     return lam, {"evaluations": tried, "held_out_before": before, "limit": before + rise}
 
