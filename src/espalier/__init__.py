@@ -32,6 +32,7 @@ _HOMES = {
     "espalier.recipe": ["run_recipe"],
     "espalier.structure.edit": ["edits_of"],
     "espalier.structure.filters": ["prune_filters"],
+    "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.torch_io": ["load", "save"],
     "espalier.training": ["evaluate", "train"],
 }
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from espalier.recipe import run_recipe
     from espalier.structure.edit import edits_of
     from espalier.structure.filters import prune_filters
+    from espalier.structure.fold import fold_batch_norms
     from espalier.torch_io import load, save
     from espalier.training import evaluate, train
 
@@ -88,6 +90,7 @@ __all__ = [
     "edits_of",
     "evaluate",
     "finalize",
+    "fold_batch_norms",
     "load",
     "profile",
     "prune",
