@@ -64,6 +64,7 @@ def test_the_kernel_is_its_reference(seed):
 def test_distortion_and_bits_by_hand():
     found = Layer(np.array([[0.0, 1.1, 0.9, 0.0]]), None, np.array([2.0])).round(1.0, 1e-9)
     assert found.symbols.tolist() == [[0, 1, 1, 0]]
+    assert found.step == pytest.approx(1.0)  # (1.1 + 0.9) / 2
     assert found.distortion == pytest.approx(0.5 * 2 * 0.02)
     assert found.bits == pytest.approx(4 + 2 * 20)
 
@@ -147,7 +148,8 @@ def test_an_error_is_made_up_for_by_another_output():
     outputs = np.array([[1.0, 0.9], [0.9, 1.0]])
     found = Layer(np.full((2, 1), 0.45), np.eye(1), np.ones(2), None, outputs).round(1.0, 1e-9)
     assert sorted(found.symbols.reshape(-1).tolist()) == [0, 1]
-    error = np.array([0.45, -0.55])
+    assert found.step == pytest.approx(0.45 * 1.9)  # as one output has both errors to answer for
+    error = np.array([0.45, 0.45 - 0.45 * 1.9])
     assert found.distortion == pytest.approx(0.5 * error @ outputs @ error)
 
 

@@ -110,6 +110,14 @@ class Layer:
         )
 
     def _rounded(self, symbols: Array, step: float) -> Rounded:
+        """With the step that suits the symbols best: D is a square in it."""
+        outputs = self._outputs()
+        spread = symbols if self.moments is None else symbols @ self.moments
+        weighted = outputs @ spread if outputs.shape[1] > 1 else outputs * spread
+        own = float((weighted * symbols).sum())
+        if own > 0:
+            fitted = float((weighted * self.weights).sum()) / own
+            step = fitted if fitted > 0 else step
         places = 1 if self.moments is None else self.places
         rows = symbols.reshape(1, -1) if self.moments is None else symbols
         return Rounded(symbols, step, self._distortion(symbols, step), total_bits(rows, places))

@@ -64,8 +64,7 @@ def code_lengths(symbols: Array, classes: Array, top: int) -> Array:
     -------
     float64 array (classes, 2 top + 1)
     """
-    counts = np.zeros((int(classes.max(initial=0)) + 1, 2 * top + 1))
-    np.add.at(counts, (classes.reshape(-1), symbols.reshape(-1) + top), 1)
+    counts = _counts(symbols, classes, top)
     total = counts.sum(0)
     frequency = (total + 0.3) / (total.sum() + 0.3 * total.size)
     shares = (counts + _PRIOR * frequency) / (counts.sum(1, keepdims=True) + _PRIOR)
@@ -82,10 +81,19 @@ def total_bits(symbols: Array, places: int) -> float:
     """
     if not symbols.size:
         return 0.0
-    classes = classes_of(symbols, places).reshape(-1).astype(np.int64)
-    levels, codes = np.unique(symbols, return_inverse=True)
-    pairs = np.bincount(classes * levels.size + codes.reshape(-1))
-    sizes = np.bincount(classes)
-    pairs, sizes = pairs[pairs > 0], sizes[sizes > 0]
-    bits = (sizes * np.log2(sizes)).sum() - (pairs * np.log2(pairs)).sum()
-    return float(bits + LEVEL_BITS * levels.size)
+    counts = _counts(symbols, classes_of(symbols, places), int(np.abs(symbols).max()))
+    sizes, levels = counts.sum(1), int(counts.any(0).sum())
+    bits = _n_log_n(sizes) - _n_log_n(counts)
+    return float(bits + LEVEL_BITS * levels)
+
+
+def _n_log_n(counts: Array) -> float:
+    counts = counts[counts > 0]
+    return float((counts * np.log2(counts)).sum())
+
+
+def _counts(symbols: Array, classes: Array, top: int) -> Array:
+    """How often each symbol from -top to top comes in each class."""
+    number, width = int(classes.max(initial=0)) + 1, 2 * top + 1
+    places = classes.reshape(-1).astype(np.int64) * width + symbols.reshape(-1) + top
+    return np.bincount(places, minlength=number * width).reshape(number, width)
