@@ -7,7 +7,7 @@ from espalier.compress import compress_tensor, plan
 from espalier.compress.rate import quantize, quantize_within
 from espalier.errors import InvalidArgument
 from espalier.interop import TensorInfo
-from espalier.quantization.grid import LEVEL_BITS
+from espalier.quantization.rates import LEVEL_BITS
 from espalier.state import SparseCodebook
 
 

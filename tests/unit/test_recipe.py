@@ -275,3 +275,35 @@ def test_weights_from_a_plain_checkpoint(tmp_path):
 def test_an_unknown_recipe_names_the_built_in_ones():
     with pytest.raises(InvalidArgument, match=r"no such recipe file; built in are .*lenet300"):
         load_recipe("lenet3000")
+
+
+class WithNorm(nn.Module):
+    """A convolution and its batch norm, on the samples as rows of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv1d(1, 6, 3), nn.BatchNorm1d(6), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.norm(self.conv(x[:, None]))).flatten(1))
+
+
+RATE = """
+model: tests.unit.test_recipe:WithNorm
+data: tests.unit.test_recipe:samples
+holdout: 60
+stages:
+  - train: {epochs: 2, lr: 1e-2, batch_size: 32}
+  - quantize_rd: {lambda: 1e-5, samples: 100}
+"""
+
+
+@pytest.mark.parametrize(("after", "folded"), [("", True), ("  - fine_tune: {epochs: 1}", False)])
+def test_batch_norms_are_folded_unless_a_later_stage_trains(tmp_path, after, folded):
+    result = run_recipe(parse_recipe(RATE + after, "rate"), tmp_path / "run")
+    assert result.stages[1].values["bits_per_weight"] < 8
+    assert bool((result.model.norm.weight == 1).all()) == folded
+    if after:
+        wrong = RATE.replace("samples: 100", "samples: 100, fold_batchnorm: true") + after
+        with pytest.raises(InvalidArgument, match="fold_batchnorm is for a network that no later"):
+            parse_recipe(wrong, "rate")

@@ -144,8 +144,8 @@ class QuantizeRd(_Strict):
     correct_bias: bool = True
     move_batchnorm: bool = True
     """Let the batch norms take out what quantization changed in the means of the channels."""
-    fold_batchnorm: bool = True
-    """Scales of batch norms go into the weights; false where the network is trained further."""
+    fold_batchnorm: bool | None = None
+    """Scales of batch norms go into the weights: if left out, unless a later stage trains."""
 
     @model_validator(mode="after")
     def _one_of(self) -> QuantizeRd:
@@ -242,6 +242,24 @@ class Recipe(_Strict):
                 )
             taught = taught or stage.kind == "train"
         return self
+
+    @model_validator(mode="after")
+    def _folded_last(self) -> Recipe:
+        for index, stage in enumerate(self.stages):
+            folds = isinstance(stage.options, QuantizeRd) and stage.options.fold_batchnorm
+            if folds and self.trains_after(index):
+                raise ValueError(
+                    f"{stage.kind}: fold_batchnorm is for a network that no later stage trains"
+                )
+        return self
+
+    def trains_after(self, index: int) -> bool:
+        """Whether a stage after that at ``index`` trains."""
+        return any(
+            isinstance(stage.options, Train)
+            or (isinstance(stage.options, Share) and stage.options.layerwise is not None)
+            for stage in self.stages[index + 1 :]
+        )
 
     @property
     def distills(self) -> bool:

@@ -240,11 +240,12 @@ def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]
     tell = context.progress or (lambda _done, _total, _text: None)
     tell(0, 1, "curvature")
     curvature = collect_curvature(model, seen, seed=context.seed)
+    fold = options.fold_batchnorm
     how: dict[str, Any] = {
         "curvature": curvature,
         "batches": seen if options.move_batchnorm else None,
         "correct_bias": options.correct_bias,
-        "fold_batchnorm": options.fold_batchnorm,
+        "fold_batchnorm": not context.recipe.trains_after(context.index) if fold is None else fold,
     }
     lam: Any = options.lam
     searched: dict[str, Any] = {}
