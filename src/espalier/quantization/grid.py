@@ -118,9 +118,18 @@ class Layer:
         if own > 0:
             fitted = float((weighted * self.weights).sum()) / own
             step = fitted if fitted > 0 else step
-        places = 1 if self.moments is None else self.places
-        rows = symbols.reshape(1, -1) if self.moments is None else symbols
-        return Rounded(symbols, step, self._distortion(symbols, step), total_bits(rows, places))
+        return Rounded(
+            symbols,
+            step,
+            self._distortion(symbols, step),
+            total_bits(symbols, self._classes(symbols)),
+        )
+
+    def _classes(self, symbols: Array) -> Array:
+        """All one where rounding takes each weight by itself, in any order."""
+        if self.moments is None:
+            return np.zeros(symbols.shape, np.uint8)
+        return classes_of(symbols, self.places)
 
     def _feedback(self, symbols: Array, kept: Array, step: float, lam: float, passes: int) -> Array:
         """Each pass has the statistics of the one before; all classes are one here."""
@@ -147,7 +156,7 @@ class Layer:
         outputs = self._outputs()
         top = _top(symbols) + 1
         for _ in range(sweeps):
-            classes = classes_of(symbols, self.places)
+            classes = self._classes(symbols)
             lengths = code_lengths(symbols, classes, top)
             error = (symbols * step - self.weights) @ moments
             gradient = outputs @ error if outputs.shape[1] > 1 else outputs * error

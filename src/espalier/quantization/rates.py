@@ -19,8 +19,10 @@ LEVEL_BITS = 20.0
 """What one more level costs in tables and codebook, in bits."""
 MOST_CLASSES = 12
 _PER_CLASS = 600
+_PER_OCTAVE = 2.5
 _PRIOR = 6.0
 _FLOOR = 0.02
+_FAITH = 1.0  # weights of the mean size, beside those there are
 _NEAR = 0.4  # share of the kernel's other weights in what is expected of one
 
 
@@ -36,7 +38,7 @@ def classes_of(symbols: Array, places: int) -> Array:
     Returns
     -------
     uint8 array (rows, columns)
-        As many classes as there are elements for, at most :data:`MOST_CLASSES`.
+        As many classes as there are elements for, at most :data:`MOST_CLASSES` and one.
     """
     rows, columns = symbols.shape
     number = min(MOST_CLASSES, symbols.size // _PER_CLASS)
@@ -45,16 +47,20 @@ def classes_of(symbols: Array, places: int) -> Array:
     size = np.abs(symbols).astype(np.float64)
     kernels = size.reshape(rows, columns // places, places)
     mean = float(size.mean()) + _FLOOR
-    of_row = size.mean(1) + _FLOOR
-    of_channel = kernels.mean((0, 2)) + _FLOOR
-    of_place = kernels.mean((0, 1)) + _FLOOR
-    of_column = (of_channel[:, None] * of_place / mean).reshape(-1)
-    expected = np.outer(of_row, of_column) / mean
+    expected = 1 / mean**2
+    for axes in ((1, 2), (0, 2), (0, 1)):  # of the row, of the input channel, of the place
+        among = kernels.sum(axes, keepdims=True) - kernels  # itself is what is to be told
+        others = kernels.size // int(np.prod([kernels.shape[d] for d in {0, 1, 2} - {*axes}])) - 1
+        expected = expected * (among + _FAITH * mean) / (others + _FAITH)
     if places > 1:
-        others = (kernels.sum(2, keepdims=True) - kernels) / (places - 1)
-        expected = (1 - _NEAR) * expected + _NEAR * others.reshape(rows, columns)
-    edges = np.quantile(expected, np.arange(1, number) / number)
-    return np.searchsorted(edges, expected).astype(np.uint8)
+        near = (kernels.sum(2, keepdims=True) - kernels) / (places - 1)
+        expected = (1 - _NEAR) * expected + _NEAR * near
+    expected = expected.reshape(rows, columns)
+    # Of fixed width, with the mean in the middle of one: edges by quantiles would cut between
+    # elements that differ in nothing but that each of them leaves out itself.
+    octaves = np.log2(expected / mean)
+    half = number // 2
+    return (np.clip(np.rint(_PER_OCTAVE * octaves), -half, half) + half).astype(np.uint8)
 
 
 def code_lengths(symbols: Array, classes: Array, top: int) -> Array:
@@ -71,20 +77,20 @@ def code_lengths(symbols: Array, classes: Array, top: int) -> Array:
     return np.where(total > 0, -np.log2(shares), LEVEL_BITS - np.log2(shares))
 
 
-def total_bits(symbols: Array, places: int) -> float:
+def total_bits(symbols: Array, classes: Array) -> float:
     """Bits of all symbols by their classes, with :data:`LEVEL_BITS` for each level.
 
     Examples
     --------
-    >>> total_bits(np.array([[0, 1, 1, 0]]), 1)  # a bit each, and two levels
+    >>> symbols = np.array([[0, 1, 1, 0]])
+    >>> total_bits(symbols, np.zeros_like(symbols))  # a bit each, and two levels
     44.0
     """
     if not symbols.size:
         return 0.0
-    counts = _counts(symbols, classes_of(symbols, places), int(np.abs(symbols).max()))
-    sizes, levels = counts.sum(1), int(counts.any(0).sum())
-    bits = _n_log_n(sizes) - _n_log_n(counts)
-    return float(bits + LEVEL_BITS * levels)
+    counts = _counts(symbols, classes, int(np.abs(symbols).max()))
+    bits = _n_log_n(counts.sum(1)) - _n_log_n(counts)
+    return float(bits + LEVEL_BITS * int(counts.any(0).sum()))
 
 
 def _n_log_n(counts: Array) -> float:
