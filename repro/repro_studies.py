@@ -29,7 +29,7 @@ from espalier.recipe.refs import build_model
 from espalier.torch_io import load
 
 NAME = "studies_lenet5"
-TUNING = Tuning(epochs=1, lr=5e-4, samples=10_000)
+TUNING = Tuning(epochs=1, lr=1e-3, samples=10_000)
 
 
 def networks(runs: Path, seed: int) -> tuple[Any, nn.Module]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -25,13 +26,15 @@ from espalier.analysis.evaluations import Evaluate, call_evaluate, pack
 from espalier.analysis.kept import Kept, fingerprint
 from espalier.analysis.low_rank import factor, factored_bytes
 from espalier.analysis.processes import in_processes, serial, until_done
-from espalier.errors import EspalierWarning, InvalidArgument
+from espalier.errors import InvalidArgument
+from espalier.options import check_density
 from espalier.parametrization import attach
 from espalier.pruning import prune
 from espalier.quantization.share import share
 from espalier.samples import Data, Samples
 from espalier.targets import find_targets, unwrap
 from espalier.torch_io import save
+from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.loop import Settings, train
 from espalier.training.progress import Progress, reporting
 
@@ -233,10 +236,10 @@ def study(
 
     Notes
     -----
-    Weights are pruned where they are smallest in standard deviations of their layer, which is one
-    quality for all layers (Han et al. 2015), at the density that is asked for. Deviations from the
-    paper: every size is that of a whole file, entropy-coded, whatever the method; the factors of
-    the truncated SVD are written as they are.
+    Deviations from the paper: its densities by layer are not given for these figures, so they are
+    those of :func:`layer_densities`, which keep more of small layers as the paper's tables do;
+    every size is that of a whole file, entropy-coded, whatever the method; the factors of the
+    truncated SVD are written as they are.
 
     Examples
     --------
@@ -254,23 +257,23 @@ def study(
     tuning = (tuning or Tuning()) if train_data is not None else None
     part = _part(train_data, tuning)
     with reporting(progress) as report:
+        about = {
+            "tuning": str(asdict(tuning)) if tuning else "",
+            "metric": metric,
+            "data": data,
+            "model": fingerprint(plain),
+            "pruned network": f"density {density:g}" if pruned is None else fingerprint(pruned),
+        }
+        kept = Kept(keep, about)
         if pruned is None:
             if report:
                 report(0, 1, "the pruned network")
-            pruned = cut(
-                copy.deepcopy(plain), Case("", "", 0, density=density, tuned=True), part, tuning
-            )
-        about = {
-            "model": fingerprint(plain)[:16] + fingerprint(pruned)[:16],
-            "metric": metric,
-            "data": data,
-            "tuning": str(asdict(tuning)) if tuning else "",
-        }
+            pruned = _pruned(plain, density, part, tuning, keep)
         bench = _Bench(plain, unwrap(pruned), evaluate, part, tuning)
         kinds = sorted({t.kind for t in find_targets(plain) if t.by_default})
         wanted = [Case("", "baseline", 0), Case("", "baseline", 0, "pruned")]
         wanted += cases(figures, kinds, tuned=tuning is not None)
-        records = bench.run(wanted, Kept(keep, about), jobs, report)
+        records = bench.run(wanted, kept, jobs, report)
     original = save(plain, io.BytesIO()).original_bytes
     points = [
         StudyPoint(case, r["metric"], r["file_bytes"], r["file_bytes"] / original, r["seconds"])
@@ -285,6 +288,27 @@ def study(
         tuning=tuning,
         points=tuple(points[2:]),
     )
+
+
+def _pruned(
+    model: nn.Module,
+    density: float,
+    data: Data | None,
+    tuning: Tuning | None,
+    keep: str | os.PathLike[str] | None,
+) -> nn.Module:
+    """The network of figures 7 and 8; trained once where points are kept, and read from there."""
+    if keep is None:
+        return cut(copy.deepcopy(model), Case("", "", 0, density=density, tuned=True), data, tuning)
+    path = Path(keep).with_suffix(".pruned.pt")
+    whose = f"{fingerprint(model)} {density:g} {tuning}"
+    if path.is_file():
+        state = load_checkpoint(path)
+        if state.get("of") == whose:
+            return attach(copy.deepcopy(model), state["model"])
+    pruned = _pruned(model, density, data, tuning, None)
+    save_checkpoint(path, {"of": whose, "model": pruned.state_dict()})
+    return pruned
 
 
 def _part(data: Data | None, tuning: Tuning | None) -> Data | None:
@@ -405,13 +429,46 @@ def _work(trained: Any, pruned: Any, digest: str, case: Case) -> tuple[Case, dic
     return case, _held[1].measure(case)
 
 
+def layer_densities(model: nn.Module, density: float) -> dict[str, float]:
+    """Densities by layer that keep ``density`` of all weights together, more of small layers.
+
+    density_l = min(1, c (n_out + n_in + k_1 + ... + k_d) / n_l): of a layer with n_l weights about
+    as many stay as it has inputs and outputs (Erdos-Renyi-kernel: Evci et al. 2020, arXiv
+    1911.11134, section 3, after Mocanu et al. 2018). Layers that would be fuller than full stay so.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.Linear(100, 10))
+    >>> {name: round(d, 3) for name, d in layer_densities(model, 0.2).items()}
+    {'0.weight': 0.142, '1.weight': 0.781}
+    """
+    check_density(density)
+    shapes = {
+        t.name: tuple(t.value.shape)
+        for t in find_targets(model)
+        if t.by_default and not t.obstacle and t.value.numel()
+    }
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    left, free = density * sum(sizes.values()), dict(shapes)
+    while free:
+        scale = left / sum(sum(shape) for shape in free.values())
+        full = [name for name, shape in free.items() if scale * sum(shape) >= sizes[name]]
+        if not full:
+            break
+        for name in full:
+            left -= sizes[name]
+            del free[name]
+    return {
+        name: max(1e-9, scale * sum(shape) / sizes[name]) if name in free else 1.0
+        for name, shape in shapes.items()
+    }
+
+
 def cut(model: nn.Module, case: Case, data: Data | None, tuning: Tuning | None) -> nn.Module:
     """Prune, share or factor ``model`` as ``case`` says, with training after each; returns it."""
     if case.density is not None:
-        with warnings.catch_warnings():
-            # A layer that is left empty is a finding of the study, not a mistake.
-            warnings.simplefilter("ignore", EspalierWarning)
-            prune(model, case.density, criterion="deviation", scope="global")
+        prune(model, layer_densities(model, case.density))
         _tune(model, case, data, tuning)
     bits = {"conv": case.conv_bits, "linear": case.fc_bits}
     kinds = {t.kind for t in find_targets(model)}

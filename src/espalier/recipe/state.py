@@ -18,5 +18,5 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 def restore(model: nn.Module, kept: Mapping[str, Any]) -> nn.Module:
     """Bring a freshly built ``model`` to what :func:`model_state` gave; returns it."""
-    perform(model, [edit_from_json(plain) for plain in kept["edits"]])
+    perform(model, [edit_from_json(plain) for plain in kept.get("edits", [])])
     return attach(model, kept["model"])
