@@ -97,7 +97,7 @@ def main():
         structured.exercise(data)
     limit_memory()
     atheris.Setup(
-        [sys.argv[0], *rest],
+        [f"{sys.executable} {__file__}", *rest],  # what libFuzzer starts again to merge
         lambda data: structured.exercise_within(data, SECONDS),
         custom_mutator=custom_mutator,
         custom_crossover=custom_crossover,

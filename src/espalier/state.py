@@ -170,6 +170,9 @@ def _positions_within(positions: Array, start: int, stop: int) -> tuple[slice, A
     return slice(low, high), within - start if start else within
 
 
+_CODES = (np.dtype("u1"), np.dtype("<u2"))
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InvalidArgument(message)
@@ -177,17 +180,18 @@ def _require(condition: bool, message: str) -> None:
 
 def _check_values(values: Array, dtype: str, what: str) -> None:
     want = storage_dtype(dtype)
-    _require(
-        values.ndim == 1 and values.dtype == want,
-        f"{what} must be 1-D {want} for {dtype}, not {values.ndim}-D {values.dtype}",
-    )
+    # No _require: to write a dtype takes as long as to decode a small tensor.
+    if values.ndim != 1 or values.dtype != want:
+        raise InvalidArgument(
+            f"{what} must be 1-D {want} for {dtype}, not {values.ndim}-D {values.dtype}"
+        )
 
 
 def _check_positions(positions: Array, size: int) -> None:
-    _require(
-        positions.ndim == 1 and positions.dtype == np.int64,
-        f"positions must be 1-D int64, not {positions.ndim}-D {positions.dtype}",
-    )
+    if positions.ndim != 1 or positions.dtype != np.int64:
+        raise InvalidArgument(
+            f"positions must be 1-D int64, not {positions.ndim}-D {positions.dtype}"
+        )
     if positions.size:
         _require(
             bool(positions[0] >= 0 and positions[-1] < size)
@@ -197,10 +201,10 @@ def _check_positions(positions: Array, size: int) -> None:
 
 
 def _check_codes(codes: Array, codebook: Array, n: int) -> None:
-    _require(
-        codes.ndim == 1 and codes.dtype in (np.dtype("u1"), np.dtype("<u2")),
-        f"codes must be 1-D uint8 or uint16, not {codes.ndim}-D {codes.dtype}",
-    )
+    if codes.ndim != 1 or codes.dtype not in _CODES:
+        raise InvalidArgument(
+            f"codes must be 1-D uint8 or uint16, not {codes.ndim}-D {codes.dtype}"
+        )
     _require(codes.size == n, f"{codes.size} codes for {n} elements")
     if n:
         # A view of one code with stride 0 may stand for any number of elements.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espalier.container import Reader, layout, write
+from espalier.container import Reader, Writer, layout, write
 from espalier.entropy.cursor import varint
 from espalier.errors import FormatError
 from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
@@ -35,8 +35,12 @@ class Part:
     kept: int
     levels: int
     streams: tuple[tuple[int, bytes], ...]
+    original: int = -1
 
     def entry(self):
+        if self.original >= 0:  # a copy of another entry
+            name = varint(0) + varint(0) + varint(len(self.name)) + self.name
+            return name + bytes([self.kind]) + varint(self.original), b""
         chunk = b"".join(body for _, body in self.streams)
         kind = layout.KIND_NAMES.get(self.kind, "")
         fields = [
@@ -79,6 +83,7 @@ def take_apart(data):
                 entry.stored,
                 entry.levels,
                 tuple(streams),
+                entry.original,
             )
         )
     return parts
@@ -95,7 +100,7 @@ def _number(rng, old):
 
 
 def _method(rng):
-    return rng.randrange(4) << 4 | rng.randrange(5) if rng.random() < 0.9 else rng.randrange(256)
+    return rng.randrange(6) << 4 | rng.randrange(5) if rng.random() < 0.9 else rng.randrange(256)
 
 
 def _change_stream(part, rng, change):
@@ -135,10 +140,14 @@ def _change_shape(part, rng, change):
     return replace(part, shape=tuple(shape))
 
 
+def _change_original(part, rng, change):
+    return replace(part, kind=5, original=rng.randrange(4), streams=())
+
+
 def _change_type(part, rng, change):
     if rng.random() < 0.7:
         return replace(part, dtype=rng.randrange(1, 18) if rng.random() < 0.95 else 0)
-    kind = rng.randrange(1, 5) if rng.random() < 0.95 else rng.randrange(16)
+    kind = rng.randrange(1, 7) if rng.random() < 0.95 else rng.randrange(16)
     streams = list(part.streams)
     need = len(layout.STREAMS.get(layout.KIND_NAMES.get(kind, "dense"), ()))
     while len(streams) < need:
@@ -174,8 +183,13 @@ def mutate(data, rng: random.Random, change, other=b""):
     others = take_apart(other)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         i = rng.randrange(len(parts))
-        if rng.random() < 0.1:
-            parts[i] = _splice(parts[i], rng.choice(others or parts), rng)
+        if not parts[i].streams:
+            parts[i] = replace(parts[i], original=_number(rng, max(parts[i].original, 0)))
+        elif rng.random() < 0.02:
+            parts[i] = _change_original(parts[i], rng, change)
+        elif rng.random() < 0.1:
+            full = [part for part in others or parts if part.streams]
+            parts[i] = _splice(parts[i], rng.choice(full or [parts[i]]), rng)
         elif rng.random() < 0.03 and len(parts) > 1:
             del parts[i]
         else:
@@ -206,7 +220,7 @@ def change_bytes(rng: random.Random):
 # ---------------------------------------------------------------- what a reader does
 
 
-def exercise(data):
+def exercise(data, dense_bytes=DENSE_BYTES):
     """Everything that a reader can do with a file: whether it is one. Only FormatError is caught.
 
     A tensor that cannot be decoded does not keep the others from it.
@@ -216,6 +230,12 @@ def exercise(data):
     except FormatError:
         return False
     sound = True
+    for name in reader.files:
+        try:
+            if sum(map(len, reader.file(name))) != reader.files[name]:
+                raise AssertionError(f"file {name!r} has another length")
+        except FormatError:
+            sound = False
     for name in reader.names():
         try:
             reader.row(name)
@@ -226,18 +246,23 @@ def exercise(data):
         entry = reader.entry(name)
         if tensor.shape != entry.shape or tensor.dtype != entry.dtype:
             raise AssertionError(f"{name!r}: {tensor.shape} {tensor.dtype}, not {entry}")
-        if tensor.nbytes <= DENSE_BYTES and tensor.dense().shape != entry.shape:
+        if tensor.nbytes <= dense_bytes and tensor.dense().shape != entry.shape:
             raise AssertionError(f"{name!r}: the dense tensor has another shape")
     return sound
 
 
 def exercise_within(data, seconds):
-    """:func:`exercise`, and an error if it took more seconds of the processor."""
-    start = time.process_time()
-    exercise(data)
-    taken = time.process_time() - start
-    if taken > seconds:
-        raise AssertionError(f"{len(data)} bytes took {taken:.1f} s, over {seconds:g} s")
+    """:func:`exercise`, and an error if it took more seconds of the processor, twice in a row.
+
+    The first time, kernels may have been compiled for a dtype that had not come up before.
+    """
+    for _ in range(2):
+        start = time.process_time()
+        exercise(data)
+        taken = time.process_time() - start
+        if taken <= seconds:
+            return
+    raise AssertionError(f"{len(data)} bytes took {taken:.1f} s, over {seconds:g} s")
 
 
 # ---------------------------------------------------------------- where to begin
@@ -284,6 +309,15 @@ def seeds():
             file = io.BytesIO()
             write(CompressedModel({name: tensor}), file, coder=coder)
             yield f"{name}-{coder}", file.getvalue()
+    runs = np.repeat(near, rng.integers(1, 90, near.size))
+    text = b"one line and another\n" * 40
+    for coder in ["huffman", "rans"]:
+        file = io.BytesIO()
+        with Writer(file, coder=coder) as writer:
+            writer.add("runs", dense("float32", runs))
+            writer.add("copy", dense("float32", runs))
+            writer.file("a/b.txt", [text])
+        yield f"runs-{coder}", file.getvalue()
     file = io.BytesIO()
     small = {name: tensors[name] for name in ("scalar", "floats", "sparse", "empty")}
     write(CompressedModel(small, {"tied": "sparse"}, {"k": [1, "é"]}), file)

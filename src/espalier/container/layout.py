@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from espalier.entropy.cursor import Cursor, varint
@@ -107,12 +108,12 @@ class Entry:
     header_bytes: int = 0
     original: int = -1
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Bytes of the chunk."""
         return sum(stream.length for stream in self.streams)
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Elements of the dense tensor."""
         return count(self.shape)

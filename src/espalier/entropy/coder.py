@@ -8,6 +8,7 @@ describe its bytes in ``SPEC.md``. ``tests/contract/test_coders.py`` tests it fr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -92,6 +93,7 @@ CODERS: Registry[EntropyCoder[Any]] = Registry("coder", "espalier.entropy.coders
 """Every entropy coder, by name."""
 
 
+@cache
 def coder_by_id(number: int) -> EntropyCoder[Any]:
     """The coder with that ``id``; :class:`CorruptFile` if there is none."""
     for cls in CODERS:

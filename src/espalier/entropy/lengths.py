@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.cursor import Cursor, varint
-from espalier.errors import CorruptFile
+from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels.prefix_code import MAX_LENGTH
 
 
@@ -66,23 +66,27 @@ def write_lengths(lengths: NDArray[Any], lone: int) -> bytes:
 
 
 class _Bits:
-    """Single bits off a cursor, byte by byte."""
+    """Bits off a cursor, which moves on to their end."""
 
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
-        self.byte = 0
-        self.left = 0
+        self.at = 8 * cursor.at
+        self.end = 8 * len(cursor.data)
 
     def take(self, width: int) -> int:
-        value = 0
-        for i in range(width):
-            if not self.left:
-                self.byte = self.cursor.u8("code lengths")
-                self.left = 8
-            value |= (self.byte & 1) << i
-            self.byte >>= 1
-            self.left -= 1
-        return value
+        """A field of at most 24 bits."""
+        byte, shift = self.at >> 3, self.at & 7
+        self.at += width
+        if self.at > self.end:
+            raise TruncatedFile("code lengths: the table is cut short")
+        word = int.from_bytes(self.cursor.data[byte : byte + 4], "little")
+        return word >> shift & ((1 << width) - 1)
+
+    def close(self) -> None:
+        """Put the cursor behind the last byte, whose other bits must be zero."""
+        if self.at & 7 and self.cursor.data[self.at >> 3] >> (self.at & 7):
+            raise CorruptFile("code lengths: padding bits are not zero")
+        self.cursor.at = (self.at + 7) >> 3
 
     def gamma(self, most: int) -> int:
         width = 0
@@ -142,6 +146,5 @@ def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
         raise CorruptFile(
             f"code lengths: the sum of 2**-length is {kraft / (1 << MAX_LENGTH):.6g}, not 1"
         )
-    if bits.byte:
-        raise CorruptFile("code lengths: padding bits are not zero")
+    bits.close()
     return lengths, -1
