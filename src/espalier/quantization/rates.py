@@ -47,7 +47,7 @@ def classes_of(symbols: Array, places: int) -> Array:
     size = np.abs(symbols).astype(np.float64)
     kernels = size.reshape(rows, columns // places, places)
     mean = float(size.mean()) + _FLOOR
-    expected = 1 / mean**2
+    expected = np.full(kernels.shape, 1 / mean**2)
     for axes in ((1, 2), (0, 2), (0, 1)):  # of the row, of the input channel, of the place
         among = kernels.sum(axes, keepdims=True) - kernels  # itself is what is to be told
         others = kernels.size // int(np.prod([kernels.shape[d] for d in {0, 1, 2} - {*axes}])) - 1
