@@ -88,8 +88,8 @@ def speeds(found: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
     row: dict[str, Any] = {"bytes": found["bytes"]}
     for what in ("encode", "decode", "core_decode"):
         if times := found.get(f"{what}_s"):
-            row[f"{what}_{unit}"] = round(amount / statistics.median(times), 3)
-            row[f"{what}_{unit}_best"] = round(amount / min(times), 3)
+            row[f"{what}_{unit}"] = float(f"{amount / statistics.median(times):.4g}")
+            row[f"{what}_{unit}_best"] = float(f"{amount / min(times):.4g}")
     return row
 
 
@@ -243,7 +243,9 @@ def setting(text: str) -> tuple[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nncodec-python", required=True, help="python of NNCodec's environment")
+    parser.add_argument(
+        "--nncodec-python", help="python of NNCodec's environment; without it, nothing"
+    )
     parser.add_argument("--qp", type=int, nargs="+", default=[-24, -22])
     parser.add_argument(
         "--lambdas", type=setting, nargs="*", default=[], help="NAME=LAMBDA, of each network"
@@ -253,6 +255,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="of resnet20, resnet32, squeezenet, layer")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/nncodec.json"))
     args = parser.parse_args()
+    if args.nncodec_python is None:
+        print("NNCodec is left out: --nncodec-python is not given (see the head of this script)")
+        return
     args.lambdas = {"resnet20": 7e-8, "resnet32": 5e-8} | dict(args.lambdas)
     torch.set_num_threads(1)
     work: dict[str, Callable[[], dict[str, Any]]] = {
