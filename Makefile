@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo test check format bench repro clean
+.PHONY: help demo test check format bench repro docs clean
 
 help:
 	@echo "make demo    the whole chain on LeNet-300-100, a few minutes on two cores"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make format  format, and fix what lint can fix"
 	@echo "make bench   speed and memory of the kernels, beside other tools"
+	@echo "make docs    the site, in build/site"
 	@echo "make repro   the figures of the README: three seeds, JSON in repro/results"
 
 # torch comes first and by its exact release: left to a range, the resolver may take a build that
@@ -52,6 +53,9 @@ bench: $(BENCH_READY)
 repro: $(READY)
 	@set -e; for script in repro/repro_*.py; do \
 	  echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

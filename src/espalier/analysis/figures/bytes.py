@@ -104,7 +104,7 @@ def _bar(
 
 
 def layer_bytes(
-    rows: Rows, *, most: int = 24, title: str = "Bytes in the file, by layer"
+    rows: Rows, *, most: int = 16, title: str = "Bytes in the file, by layer"
 ) -> Figure:
     """What the bytes of each layer are: positions, codes, codebook, tables, values, header.
 
