@@ -13,12 +13,18 @@ import typer
 
 from espalier.cli import app
 
+_ROLE = re.compile(r":(?:func|class|meth|mod|data|attr):<code>~?(.*?)</code>")
 _MARK = re.compile(r"<!-- options: (\w+) -->")
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:
     """Called by MkDocs with the text of each page."""
     return _MARK.sub(lambda match: options_table(match[1]), markdown)
+
+
+def on_page_content(html: str, **_context: Any) -> str:
+    """Called by MkDocs with each page: roles of docstrings become plain code."""
+    return _ROLE.sub(r"<code>\1</code>", html)
 
 
 def options_table(name: str) -> str:

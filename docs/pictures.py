@@ -47,8 +47,14 @@ def terminal(name: str, command: str, folder: Path) -> None:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(text)
     svg = console.export_svg(title=f"espalier {command}", code_format=FORMAT, unique_id=name)
+    # A width of its own keeps a short line from being blown up to the width of the page.
+    svg = re.sub(r'viewBox="0 0 ([\d.]+) ', _with_width, svg, count=1)
     (IMAGES / f"{name}.svg").write_text(re.sub(r"[ \t]+\n", "\n", svg))
     print(name, f"{len(svg):,} bytes")
+
+
+def _with_width(match: re.Match[str]) -> str:
+    return f'width="{0.7 * float(match[1]):.0f}" {match[0]}'
 
 
 def screenshot(name: str, page: Path, width: int = 1280, height: int = 900) -> None:
@@ -71,53 +77,70 @@ def screenshot(name: str, page: Path, width: int = 1280, height: int = 900) -> N
         driver.quit()
 
 
+SHORT = """model: espalier.zoo:lenet300
+data: espalier.zoo:digits
+holdout: 200
+stages:
+  - train: {epochs: 5, batch_size: 16}
+  - prune: {density: 0.1}
+  - retrain: {epochs: 5, batch_size: 16}
+  - share: {bits: 4}
+  - save: {path: model.esp}
+  - evaluate: {split: test, name: compressed}
+"""
+
+
+def files(folder: Path) -> None:
+    """Checkpoints and ``.esp`` files."""
+    data = Path(os.environ["ESPALIER_DATA"])
+    shutil.copy(data / "resnet_cifar10" / "resnet20.safetensors", folder)
+    for source in (data / "squeezenet_deep_compression").iterdir():
+        shutil.copy(source, folder)
+    compress = "compress resnet20.safetensors -o resnet20.esp --bits conv=6,linear=8"
+    terminal("compress", compress, folder)
+    terminal("verify", "verify resnet20.esp --against resnet20.safetensors", folder)
+    terminal("decompress", "decompress resnet20.esp -o back.safetensors", folder)
+    convert = "convert compressed_SqueezeNet.net --prototxt SqueezeNet_deploy.prototxt"
+    terminal("convert", f"{convert} -o squeezenet.esp", folder)
+
+
+def demo(folder: Path) -> None:
+    """The demo, what its file holds, and its report."""
+    terminal("demo", "demo --dataset digits --out demo", folder)
+    terminal("inspect", "inspect demo/model.esp", folder)
+    terminal("report", "report demo -o report.html --figures figures", folder)
+    for figure in ("waterfall", "weights-fc1.weight", "codes-fc1.weight"):
+        shutil.copy(folder / "figures" / f"{figure}.svg", IMAGES)
+    screenshot("report-page", folder / "report.html")
+
+
+def profile(folder: Path) -> None:
+    """A network small enough that its table fits on a page."""
+    options = "--model espalier.zoo:lenet5 --input-shape 1,28,28 --batch 64"
+    terminal("profile", f"profile {options} --plot time.svg", folder)
+    shutil.copy(folder / "time.svg", IMAGES / "profile-figure.svg")
+
+
+def analysis(folder: Path) -> None:
+    """A short run, and what can be asked of it."""
+    (folder / "short.yaml").write_text(SHORT)
+    terminal("run", "run short.yaml --out short", folder)
+    terminal("sensitivity", "sensitivity short --density 0.05,0.1,0.3 --out sweep -j 1", folder)
+    terminal("choose", "choose sweep --max-loss 1", folder)
+    terminal("search", "search sweep --max-loss 1 --trials 30 -j 1", folder)
+    terminal("study", "study short --figures table --epochs 0 --out study -j 1", folder)
+
+
+PARTS = {"files": files, "demo": demo, "profile": profile, "analysis": analysis}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--demo", type=Path, help="a folder with a finished demo on digits")
-    arguments = parser.parse_args()
-    data = Path(os.environ["ESPALIER_DATA"])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     IMAGES.mkdir(exist_ok=True)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.demo:
-            shutil.copytree(arguments.demo, folder / "demo")
-        shutil.copy(data / "resnet_cifar10" / "resnet20.safetensors", folder)
-        for source in (data / "squeezenet_deep_compression").iterdir():
-            shutil.copy(source, folder)
-        resume = " --resume" if arguments.demo else ""
-        terminal("demo", f"demo --dataset digits --out demo{resume}", folder)
-        terminal(
-            "compress",
-            "compress resnet20.safetensors -o resnet20.esp --bits conv=6,linear=8",
-            folder,
-        )
-        terminal("inspect", "inspect demo/model.esp", folder)
-        terminal("verify", "verify resnet20.esp --against resnet20.safetensors", folder)
-        terminal("decompress", "decompress resnet20.esp -o back.safetensors", folder)
-        recipe = "model: espalier.zoo:lenet300\ndata: espalier.zoo:digits\nholdout: 200\nstages:\n"
-        recipe += "  - train: {epochs: 5, batch_size: 16}\n  - prune: {density: 0.1}\n"
-        recipe += "  - retrain: {epochs: 5, batch_size: 16}\n  - share: {bits: 4}\n"
-        recipe += "  - save: {path: model.esp}\n  - evaluate: {split: test, name: compressed}\n"
-        (folder / "short.yaml").write_text(recipe)
-        terminal("run", "run short.yaml --out short", folder)
-        terminal(
-            "profile",
-            "profile --model espalier.zoo:lenet5 --input-shape 1,28,28 --batch 64 --plot time.svg",
-            folder,
-        )
-        shutil.copy(folder / "time.svg", IMAGES / "profile-figure.svg")
-        terminal("report", "report demo -o report.html --figures figures", folder)
-        for figure in ("waterfall", "weights-fc1.weight", "codes-fc1.weight"):
-            shutil.copy(folder / "figures" / f"{figure}.svg", IMAGES)
-        screenshot("report-page", folder / "report.html")
-        terminal("sensitivity", "sensitivity short --density 0.05,0.1,0.3 --out sweep -j 1", folder)
-        print(sorted(p.name for p in (folder / "sweep").iterdir()))
-        terminal(
-            "convert",
-            "convert compressed_SqueezeNet.net --prototxt SqueezeNet_deploy.prototxt "
-            "-o squeezenet.esp",
-            folder,
-        )
+    for part in parser.parse_args().parts:
+        with TemporaryDirectory() as name:
+            PARTS[part](Path(name))
 
 
 if __name__ == "__main__":

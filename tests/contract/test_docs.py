@@ -92,5 +92,5 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
         loads = _Loads()
         loads.feed(page.read_text())
         assert loads.found == [], page
-    options = (site / "commands" / "compress" / "index.html").read_text()
+    options = (site / "commands" / "compress.html").read_text()
     assert "--lossless" in options

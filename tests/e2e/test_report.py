@@ -100,16 +100,16 @@ def test_a_sweep_in_the_run_is_shown(espalier, fails, finished_run, tmp_path):
         for value in values
     ]
     sweep = {"version": 1, "metric": "accuracy, %", "baseline": 95.0, "points": points}
-    (run / "sensitivity.json").write_text(json.dumps(sweep))
+    (run / "sweep.json").write_text(json.dumps(sweep))
     assert espalier("report", run, "-o", tmp_path / "page.html").status == 0
     figures = data_of((tmp_path / "page.html").read_text(), "figures")
     drawn = figures["r0-sensitivity-density"]["datasets"]["rows"]
     assert [(r["layer"], r["value"], r["metric"]) for r in drawn] == [
         (layer, value, 90.0 + value) for layer in ("0", "2") for value in (0.1, 0.5)
     ]
-    (run / "sensitivity.json").write_text("{}")
+    (run / "sweep.json").write_text("{}")
     line = fails("report", run, "-o", tmp_path / "other.html")
-    assert "sensitivity.json: not a sensitivity sweep (KeyError: 'points')" in line
+    assert "sweep.json: not a sensitivity sweep (KeyError: 'points')" in line
 
 
 def test_what_is_not_a_finished_run_is_said_in_one_line(fails, finished_run, tmp_path):

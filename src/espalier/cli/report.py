@@ -25,9 +25,9 @@ def command(
     sweep: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.json",
-            help="A sensitivity sweep to show.",
-            show_default="sensitivity.json in the run, if it is there",
+            metavar="PATH",
+            help="What espalier sensitivity left, to be shown.",
+            show_default="sweep.json in the run, if it is there",
         ),
     ] = None,
     title: Annotated[

@@ -46,7 +46,8 @@ def write_report(
         A folder for the same figures as PNG and SVG; one folder for each run where there are
         several.
     sweep : path, optional
-        A sensitivity sweep as JSON. A run's own ``sensitivity.json`` is shown without it.
+        What ``espalier sensitivity`` left: its folder, or ``sweep.json``. Without it a run's own
+        ``sweep.json`` is shown.
     title : str, optional
         Heading of the page; the name of the run by default.
     force : bool

@@ -21,7 +21,7 @@ from espalier.analysis.distributions import (
 from espalier.container import Reader
 from espalier.errors import CorruptFile, InvalidArgument
 
-RESULTS, STATE, SWEEP = "results.json", "state.pt", "sensitivity.json"
+RESULTS, STATE, SWEEP = "results.json", "state.pt", "sweep.json"
 MOST_LAYERS = 128
 """Layers that are shown one by one: the largest."""
 
@@ -136,7 +136,7 @@ def open_runs(
     paths : sequence of path
         Folders of finished runs (or of the demo), and ``.esp`` files.
     sweep : path, optional
-        A sensitivity sweep, for all of them; without one a run's own ``sensitivity.json``.
+        A sensitivity sweep or its folder, for all of them; without one a run's own ``sweep.json``.
 
     Raises
     ------
@@ -282,6 +282,8 @@ def _number(value: Any) -> float | None:
 
 def read_sweep(path: Path) -> Sweep:
     """Read a sensitivity sweep; :class:`InvalidArgument` or :class:`CorruptFile` if it is none."""
+    if path.is_dir():
+        path /= SWEEP
     if not path.is_file():
         raise InvalidArgument(f"{path}: no such sweep")
     try:
