@@ -76,6 +76,30 @@ def test_a_recipe_trains_its_network_and_a_finished_run_is_taken_as_it_is(espali
         cwd=project,
     )
     assert one.status == 0, one
+    again = espalier(
+        "sensitivity",
+        "a/reference",
+        "--bits",
+        "1",
+        "--out",
+        "b",
+        "--json",
+        "-q",
+        "-j",
+        "1",
+        cwd=project,
+    )
+    modules = [sys.executable, "-X", "importtime", "-m", "espalier", "sensitivity", "a/reference"]
+    answered = subprocess.run(
+        [*modules, "--bits", "1", "--out", "b", "--json", "-j", "1"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answered.stdout == again.out
+    assert " torch" not in answered.stderr  # the same question is answered from the folder
+    assert " numba" not in answered.stderr
     two = espalier(
         "sensitivity",
         "a/reference",

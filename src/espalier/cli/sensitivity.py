@@ -81,7 +81,7 @@ def command(
         "version": __version__,
         "network": asked.to_json(),
         "digest": digest,
-        "grid": written,
+        "grid": [list(entry) for entry in written],
         "layers": wanted,
     }
     plain = None if force or digest is None else _answered(folder, question)

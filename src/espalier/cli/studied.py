@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from espalier.cli import console
-from espalier.container.atomic import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument, MissingDependency
 
 if TYPE_CHECKING:
@@ -220,6 +219,8 @@ def digest_of(source: str | None) -> str | None:
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as JSON in ``path``, whole or not at all."""
+    from espalier.container.atomic import atomic_write
+
     with atomic_write(path, force=True) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
 
@@ -254,6 +255,7 @@ def write_recipe(
             console.note("no recipe is written: a recipe needs --data")
         return None
 
+    from espalier.container.atomic import atomic_write
     from espalier.recipe.network import recipe_for
     from espalier.torch_io import save
 
