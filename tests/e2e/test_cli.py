@@ -111,6 +111,23 @@ def test_density_and_bits_by_kind_and_pattern(espalier, checkpoint, tensors, tmp
     assert np.array_equal(kept[kept != 0], tensors["half.weight"][kept != 0])
 
 
+def test_inspect_beside_other_compressors(espalier, checkpoint, tmp_path):
+    esp = tmp_path / "model.esp"
+    espalier("compress", checkpoint, "-o", esp, "--lossless", "-q")
+    assert "baselines" not in json.loads(espalier("inspect", esp, "--json").out)
+    done = espalier("inspect", esp, "--json", "--baselines")
+    report = json.loads(done.out)
+    names = [row["name"] for row in report["tensors"]]
+    assert list(report["baselines"]["gzip -9"]) == names
+    for row in report["tensors"]:
+        size = report["baselines"]["gzip -9"][row["name"]]
+        assert size == 0 if row["kind"] == "copy" else 0 < size < row["original_bytes"] + 40
+    assert ("zstd -19" in report["baselines"]) == ("zstandard" not in done.err)
+    text = espalier("inspect", esp, "--baselines").out
+    assert "Beside other compressors" in text
+    assert "gzip -9" in text
+
+
 def test_inspect_adds_up(espalier, checkpoint, tmp_path):
     esp = tmp_path / "net.esp"
     espalier("compress", checkpoint, "-o", esp, "-q", "--density", "0.3")

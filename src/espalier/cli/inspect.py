@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,13 +11,21 @@ import typer
 from espalier.cli import console
 
 if TYPE_CHECKING:
-    from espalier.container import Ledger, TensorRow
+    from espalier.container import Ledger, Reader, TensorRow
 
 STREAMS = ("header", "positions", "codes", "codebook", "tables", "values")
 
 
 def command(
     source: Annotated[str, typer.Argument(metavar="FILE.esp", help="File to look into, or URL.")],
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also what gzip -9, and zstd -19 where zstandard is installed, make of each "
+            "tensor's bytes.",
+        ),
+    ] = False,
     as_json: console.Json = False,
 ) -> None:
     """Show where the bytes went, tensor by tensor, and the columns of the paper's tables.
@@ -26,17 +36,25 @@ def command(
     [bold]Example[/]
 
     espalier inspect lenet.esp --json | jq .ratio
+
+    espalier inspect lenet.esp --baselines
     """
     from espalier.container import Reader
 
     with Reader(source) as reader:
         ledger = reader.ledger()
         metadata = dict(reader.metadata)
+        others = _baselines(reader) if baselines else {}
     if as_json:
-        console.print_json({"file": source, "metadata": metadata} | ledger.to_dict())
+        report = {"file": source, "metadata": metadata} | ledger.to_dict()
+        if baselines:
+            report["baselines"] = others
+        console.print_json(report)
         return
     _print_paper(ledger)
     _print_bytes(ledger)
+    if baselines:
+        _print_baselines(ledger, others)
     if ledger.aliases:
         tied = ", ".join(f"{alias} = {name}" for alias, name in ledger.aliases.items())
         typer.echo(f"Tied: {tied}")
@@ -45,6 +63,55 @@ def command(
         f"{console.size(ledger.original_bytes)} bytes of tensors, "
         f"{console.ratio(ledger.original_bytes, ledger.file_bytes)} smaller"
     )
+
+
+def _baselines(reader: Reader) -> dict[str, dict[str, int]]:
+    """By method, what it makes of the bytes of each dense tensor, tied ones and copies once."""
+    from espalier.container.layout import COPY
+
+    methods = _methods()
+    found: dict[str, dict[str, int]] = {name: {} for name in methods}
+    names = [name for name in reader.names() if name not in reader.aliases]
+    for name in names:
+        copy = reader.entry(name).kind == COPY
+        data = b"" if copy else reader.dense(name).tobytes()
+        for method, compress in methods.items():
+            found[method][name] = 0 if copy else len(compress(data))
+    return found
+
+
+def _methods() -> dict[str, Callable[[bytes], bytes]]:
+    methods: dict[str, Callable[[bytes], bytes]] = {
+        "gzip -9": lambda data: gzip.compress(data, 9, mtime=0)
+    }
+    try:
+        import zstandard
+    except ImportError:
+        console.note("zstandard is not installed: no column for zstd -19")
+    else:
+        methods["zstd -19"] = zstandard.ZstdCompressor(level=19).compress
+    return methods
+
+
+def _print_baselines(ledger: Ledger, others: dict[str, dict[str, int]]) -> None:
+    columns = ["tensor", "original", "Espalier"]
+    for method in others:
+        columns += [method, "of it"]
+    rows = []
+    for row in ledger.rows:
+        cells = [row.name, console.size(row.original_bytes), console.size(row.total_bytes)]
+        for sizes in others.values():
+            cells += [console.size(sizes[row.name]), _times(sizes[row.name], row.total_bytes)]
+        rows.append(cells)
+    ours = ledger.total("total_bytes")
+    total = ["total", console.size(ledger.original_bytes), console.size(ours)]
+    for sizes in others.values():
+        total += [console.size(sum(sizes.values())), _times(sum(sizes.values()), ours)]
+    console.print_table("Beside other compressors", columns, rows, total)
+
+
+def _times(theirs: int, ours: int) -> str:
+    return f"{theirs / ours:.2f}x" if theirs else ""
 
 
 def _print_paper(ledger: Ledger) -> None:

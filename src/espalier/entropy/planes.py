@@ -7,6 +7,7 @@ hundredth at most. So a long plane is coded where that saves more than a 128th o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
-from espalier.entropy.stream import Stream, decode_symbols, encode_symbols, margin, smallest
+from espalier.entropy.stream import Stream, decode_symbols, margin, smallest
 from espalier.errors import CorruptFile
 from espalier.kernels.counting import count
 from espalier.kernels.planes import join, split
@@ -57,10 +58,25 @@ def _sampled(plane: Array) -> Array:
     return np.ascontiguousarray(rows[:, :_SAMPLE_BYTES]).reshape(-1)
 
 
-def _coded_bits(counts: Array, coder: EntropyCoder[Any]) -> int:
-    """Bits that ``coder`` announces for symbols that occur ``counts`` times."""
-    table = coder.fit(counts)
-    return coder.bits(counts, table) + 8 * len(coder.write_table(table))
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A coder's table for one plane, as an object and as bytes, and the bits of all that it takes.
+
+    ``lone``: whether the plane has one symbol only.
+    """
+
+    coder: EntropyCoder[Any]
+    table: Any
+    written: bytes
+    bits: int
+    lone: bool
+
+    @classmethod
+    def of(cls, coder: EntropyCoder[Any], counts: Array) -> _Fit:
+        table = coder.fit(counts)
+        written = coder.write_table(table)
+        bits = coder.bits(counts, table) + 8 * len(written)
+        return cls(coder, table, written, bits, bool(np.count_nonzero(counts) == 1))
 
 
 def _counts_if_worth(plane: Array, coder: EntropyCoder[Any], thorough: bool) -> Array | None:
@@ -75,18 +91,18 @@ def _counts_if_worth(plane: Array, coder: EntropyCoder[Any], thorough: bool) -> 
 
 
 def _encode_plane(
-    plane: Array, counts: Array | None, coder: EntropyCoder[Any], thorough: bool
+    plane: Array, fit: _Fit | None, thorough: bool
 ) -> tuple[list[bytes | memoryview], int]:
     """The parts that a plane is written as, and the bytes of them that are parameters."""
-    if counts is not None and counts[plane[0]] == plane.size:
+    if fit is not None and fit.lone:
         return [bytes([_CONSTANT, plane[0]])], 1
     most = plane.size - _least_gain(plane, thorough)
-    if counts is not None and _coded_bits(counts, coder) <= 8 * most:
-        coded = encode_symbols(plane, counts, coder)
-        size = varint(len(coded.body))
-        if len(size) + len(coded.body) <= most:
-            head = bytes([_CODED]) + size
-            return [head, coded.body], coded.table_bytes + len(head)
+    if fit is not None and fit.bits <= 8 * most:
+        payload = fit.coder.encode(plane, fit.table)
+        size = varint(len(fit.written) + len(payload))
+        if len(size) + len(fit.written) + len(payload) <= most:
+            head = bytes([_CODED]) + size + fit.written
+            return [head, payload], len(head)
     return [bytes([_STORED]), plane.data], 1
 
 
@@ -95,26 +111,22 @@ def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) ->
     planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in ROTATED)
     thorough = CODERS.get("context").id in {coder.id for coder in coders}
     counts = [_counts_if_worth(plane, coders[0], thorough) for plane in planes]
-    if len(coders) > 1:
-        coded = [(p, c) for p, c in zip(planes, counts, strict=True) if c is not None]
-        announced = [sum(_announced(p, c, coder) for p, c in coded) for coder in coders]
-        # Of each plane, what a margin adds to no bits; of all together, what it adds to them.
-        limit = min(announced) + len(coded) * margin(0) + margin(min(announced))
-        coders = [c for c, bits in zip(coders, announced, strict=True) if bits <= limit]
+    fits = [[None if c is None else _Fit.of(coder, c) for c in counts] for coder in coders]
+    # Those coders are run that announce the fewest bits, or so few more that it must be measured.
+    announced = [
+        sum(min(f.bits, 8 * planes[0].size) for f in of_coder if f is not None) for of_coder in fits
+    ]
+    margins = sum(c is not None for c in counts) * margin(0) + margin(min(announced))
     tried: list[Stream] = []
-    for coder in coders:
+    for coder, of_coder, bits in zip(coders, fits, announced, strict=True):
+        if bits > min(announced) + margins:
+            continue
         written = [
-            _encode_plane(plane, of_plane, coder, thorough)
-            for plane, of_plane in zip(planes, counts, strict=True)
+            _encode_plane(plane, fit, thorough) for plane, fit in zip(planes, of_coder, strict=True)
         ]
         body = b"".join([part for parts, _ in written for part in parts])
         tried.append(Stream(PLANES, coder.id, body, sum(tables for _, tables in written)))
     return smallest(tried)
-
-
-def _announced(plane: Array, counts: Array, coder: EntropyCoder[Any]) -> int:
-    """Bits of a plane by ``coder``, to within a margin."""
-    return min(_coded_bits(counts, coder), 8 * plane.size)
 
 
 def _read_planes(cursor: Cursor, number: int, n: int, width: int) -> tuple[list[Array], int]:

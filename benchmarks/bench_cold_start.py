@@ -1,0 +1,94 @@
+"""Cold start: ``espalier decompress`` of a small file in fresh processes.
+
+    python benchmarks/bench_cold_start.py [--rounds 5] [--output FILE.json]
+
+The file: twenty layers of 64 x 64 x 3 x 3, a third of the weights kept, with 8 bits, biases exact.
+First with an empty cache of compiled kernels (each round a new one), then again with what the first
+process left there. Seconds by the clock, and of the processor (with all its threads): medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SEED = 0
+COMMAND = "import sys; from espalier.cli import main; sys.exit(main())"
+
+
+def make(folder: Path) -> Path:
+    """A small ``.esp`` file with sparse codebooks and exact tensors."""
+    rng = np.random.default_rng(SEED)
+    tensors = {}
+    for i in range(20):
+        tensors[f"{i}.weight"] = rng.normal(0, 0.05, (64, 64, 3, 3)).astype(np.float32)
+        tensors[f"{i}.bias"] = rng.normal(0, 0.05, 64).astype(np.float32)
+    np.savez(folder / "model.npz", **tensors)
+    source, esp = folder / "model.npz", folder / "model.esp"
+    _run(None, "compress", source, "-o", esp, "--density", "0.33", "--bits", "8", "-q")
+    return esp
+
+
+def _run(cache: Path | None, *args: object) -> tuple[float, float]:
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["NUMBA_CACHE_DIR"] = str(cache)
+    start, before = time.perf_counter(), os.times()
+    command = [sys.executable, "-c", COMMAND, *map(str, args)]
+    subprocess.run(command, check=True, env=environment)
+    after = os.times()
+    return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cold_start.json"))
+    args = parser.parse_args()
+    times: dict[str, list[tuple[float, float]]] = {"first": [], "again": []}
+    load = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        esp = make(folder)
+        for i in range(args.rounds):
+            for kind in times:
+                command = ("decompress", esp, "-o", folder / "back.safetensors", "-fq")
+                times[kind].append(_run(folder / f"cache{i}", *command))
+            load.append(os.getloadavg()[0])
+        size = esp.stat().st_size
+    results = {
+        kind: {
+            "seconds": round(statistics.median(clock for clock, _ in found), 2),
+            "processor_seconds": round(statistics.median(used for _, used in found), 2),
+            "fastest_seconds": round(min(clock for clock, _ in found), 2),
+        }
+        for kind, found in times.items()
+    }
+    for kind, row in results.items():
+        print(f"{kind:6} {row['seconds']:6.2f} s  ({row['processor_seconds']:.2f} of processor)")
+    report = {
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average": [round(x, 2) for x in load],
+        },
+        "file_bytes": size,
+        "rounds": args.rounds,
+        "results": results,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
