@@ -4,8 +4,9 @@
 
 H and G come from training images. Lambda is chosen on other training images, by a rule that needs
 no labels: the largest of 2^(1/4) apart whose mean Kullback-Leibler divergence from the original
-network's predictions is at most 0.02 (and, for a smaller file, 0.03) nats. It is chosen with the
-first seed; the other seeds, of the split, the images and the targets drawn, take the same lambda.
+network's predictions is at most 0.01 (and, for a smaller file, 0.02) nats. (A first version, without
+deviations of batch norms, was run with 0.02 and 0.03, seed 0, and lost 0.41 points in 98,497 bytes and
+0.80 in 87,345; that is why the limits are lower.) Lambda is chosen with the first seed; the other seeds, of the split, the images and the targets drawn, take the same lambda.
 The test images are evaluated once for each network that was chosen. Files are whole ``.esp`` files,
 read back before they are evaluated.
 Writes ``repro/results/NETWORK_rd.json``.
@@ -34,8 +35,8 @@ from espalier.training import evaluate
 from espalier.zoo import DataSet, cifar10, resnet20, resnet32
 
 NETWORKS = {"resnet20": resnet20, "resnet32": resnet32}
-LIMITS = (0.02, 0.03)
-START = 2.0**-24  # 6e-8
+LIMITS = (0.01, 0.02)
+START = 2.0**-24.5  # 4e-8
 HELD_OUT = 2000
 MOST = 10
 
@@ -65,7 +66,7 @@ class Quantizer:
         start, cpu = monotonic(), process_time()
         self.curvature = espalier.collect_curvature(self.model, batches(seen, 64), seed=seed)
         self.seconds = {"wall": monotonic() - start, "cpu": process_time() - cpu}
-        self.inputs = [x for x, _ in batches(seen, 128)]
+        self.inputs = [x for x, _ in batches(seen, 512)][:2]
         self.wanted = predictions(self.model, self.held_out)
 
     def quantized(self, lam: float) -> tuple[nn.Module, dict[str, Any]]:
@@ -133,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--samples", type=int, default=1024, help="for the curvature")
+    parser.add_argument("--samples", type=int, default=2048, help="for the curvature")
     arguments = parser.parse_args()
     names = arguments.networks or list(NETWORKS)
     if not set(names) <= set(NETWORKS):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import espalier
 from espalier.errors import InvalidArgument
-from espalier.quantization.norms import fold_batchnorm, move_means, round_bias
+from espalier.quantization.norms import fold_batchnorm, move_norms, round_bias
 
 
 class Network(nn.Module):
@@ -77,13 +77,15 @@ def test_a_norm_that_is_not_alone_is_left():
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_quantized_network_needs_one_vector_of_four(tmp_path, moved):
+def test_a_quantized_network_needs_one_vector_of_four_or_two(tmp_path, moved):
     model, original = Network(), Network()
     seen = espalier.collect_curvature(model, batches())
     shown = batches() if moved else None
     espalier.quantize_rd(model, 1e-6, curvature=seen, batches=shown)
     for norm in (model.bn1, model.bn2):
-        assert all(map(constant, (norm.weight, norm.running_mean, norm.running_var)))
+        assert all(map(constant, (norm.running_mean, norm.running_var)))
+        assert constant(norm.weight) or moved
+        assert ((norm.weight * 128) % 1 == 0).all()
         mantissa = np.frexp(norm.bias.detach().numpy())[0] * 2**12
         assert (mantissa == np.rint(mantissa)).all()
     espalier.save(model, tmp_path / "model.esp")
@@ -107,15 +109,20 @@ def test_norms_stay_exact_where_they_are_not_folded():
     assert changed == {"bn1.running_var", "bn2.running_mean", "bn2.running_var"}
 
 
-def test_the_means_that_changed_are_taken_out():
+def test_what_changed_is_taken_out():
     original = Network()
     model = copy.deepcopy(original)
     with torch.no_grad():
         model.bn1.bias += 0.5
+        model.conv2.weight *= 0.8
         model.bn2.bias -= 1
-    move_means(model, batches(), original, ["bn1", "bn2"])
+        model.fc.bias += 0.3
+    move_norms(model, batches(), original, ["bn1", "bn2", "fc"])
     torch.testing.assert_close(model.bn1.bias, original.bn1.bias, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.bn2.bias, original.bn2.bias, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.fc.bias, original.fc.bias, rtol=1e-2, atol=1e-2)
+    x = batches(1)[0][0]
+    torch.testing.assert_close(model(x), original(x), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(model.bn2.weight, original.bn2.weight * 1.25, rtol=1e-3, atol=1e-4)
 
 
 def test_means_that_change_downstream_need_batches():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.targets import unwrap
+
+_GAINS = 128
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -87,12 +90,37 @@ def round_bias(bias: Tensor, curvature: Tensor, lam: float) -> None:
     bias.copy_((bias.double() / step).round() * step)
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Mean and standard deviation of each channel of a module's output; float64."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @staticmethod
+    def of(module: nn.Module, output: Tensor) -> _Shown:
+        """Channels come last behind a linear layer, and second elsewhere."""
+        channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+        others = [d for d in range(output.dim()) if d != channels]
+        deviation, mean = torch.std_mean(output.double(), others, correction=0)
+        return _Shown(mean, deviation)
+
+    def gain(self, module: nn.Module, wanted: _Shown) -> Tensor:
+        """What brings this deviation to that ``wanted``, within a factor of 2; 1 but for norms."""
+        if not isinstance(module, BatchNorm):
+            return torch.ones_like(self.mean)
+        gain = wanted.deviation / self.deviation.clamp_min(1e-12)
+        return torch.where(self.deviation > 1e-6, gain, 1.0).clamp(0.5, 2.0)
+
+
 @torch.no_grad()
-def move_means(model: nn.Module, batches: Iterable[Any], like: nn.Module, names: list[str]) -> None:
-    """Move the biases of batch norms by how much their outputs' means differ from ``like``'s.
+def move_norms(model: nn.Module, batches: Iterable[Any], like: nn.Module, names: list[str]) -> None:
+    """Let batch norms that were folded give the means and deviations that those of ``like`` give.
+
+    Layers without one have a bias, and give the means.
 
     Layer after layer in one pass over each batch, so that each sees what those before it have
-    already made good; the mean over batches is what is taken.
+    already made good; what is taken is the mean over batches. Gains are rounded to 1/128.
 
     Parameters
     ----------
@@ -100,41 +128,50 @@ def move_means(model: nn.Module, batches: Iterable[Any], like: nn.Module, names:
         ``like`` is left as it was.
     batches : iterable of inputs, or of (inputs, targets)
     names : list of str
-        Of batch norms.
+        Of batch norms, and of layers with a bias.
     """
     modes = {module: module.training for network in (model, like) for module in network.modules()}
     model.eval()
     like.eval()
-    total: dict[str, Tensor] = {}
-    number = 0
+    found: dict[str, list[tuple[_Shown, _Shown]]] = {name: [] for name in names}
     try:
         for batch in batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
-            wanted = _means(like, names, x, {})
-            for name, mean in _means(model, names, x, wanted).items():
-                missed = wanted[name] - mean
-                total[name] = total.get(name, torch.zeros_like(missed)) + missed
-            number += 1
+            wanted = _outputs_shown(like, names, x, {})
+            for name, shown in _outputs_shown(model, names, x, wanted).items():
+                found[name].append((shown, wanted[name]))
     finally:
         for module, mode in modes.items():
             module.training = mode
-    for name, shift in total.items():
-        norm: Any = unwrap(model).get_submodule(name)
-        norm.bias.add_((shift / number).to(norm.bias))
+    for name, pairs in found.items():
+        if pairs:
+            _move(unwrap(model).get_submodule(name), pairs)
 
 
-def _means(
-    model: nn.Module, names: list[str], x: Tensor, wanted: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Channel means of the outputs of batch norms, each of which goes on with those ``wanted``."""
-    means: dict[str, Tensor] = {}
+def _move(module: Any, pairs: list[tuple[_Shown, _Shown]]) -> None:
+    gains = torch.stack([shown.gain(module, wanted) for shown, wanted in pairs]).mean(0)
+    gains = (gains * _GAINS).round() / _GAINS
+    before, after = (torch.stack([pair[i].mean for pair in pairs]).mean(0) for i in (0, 1))
+    module.bias.copy_((module.bias.double() - before) * gains + after)
+    if isinstance(module, BatchNorm):
+        module.weight.copy_(module.weight.double() * gains)
+
+
+def _outputs_shown(
+    model: nn.Module, names: list[str], x: Tensor, wanted: Mapping[str, _Shown]
+) -> dict[str, _Shown]:
+    """What modules give on ``x``, each of them going on with what is ``wanted`` of it."""
+    shown: dict[str, _Shown] = {}
 
     def hook(name: str) -> Callable[..., Tensor]:
-        def after(_norm: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            mean = output.double().mean([d for d in range(output.dim()) if d != 1])
-            means[name] = mean
-            missed = (wanted.get(name, mean) - mean).to(output)
-            return output + missed.view(1, -1, *[1] * (output.dim() - 2))
+        def after(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            now = shown[name] = _Shown.of(module, output)
+            if name not in wanted:
+                return output
+            gain = now.gain(module, wanted[name])
+            shift = wanted[name].mean - gain * now.mean
+            channels = (-1,) if isinstance(module, nn.Linear) else (-1, *[1] * (output.dim() - 2))
+            return output * gain.to(output).view(channels) + shift.to(output).view(channels)
 
         return after
 
@@ -145,7 +182,7 @@ def _means(
     finally:
         for handle in handles:
             handle.remove()
-    return means
+    return shown
 
 
 @torch.no_grad()

@@ -55,10 +55,9 @@ def classes_of(symbols: Array, places: int) -> Array:
     if places > 1:
         near = (kernels.sum(2, keepdims=True) - kernels) / (places - 1)
         expected = (1 - _NEAR) * expected + _NEAR * near
-    expected = expected.reshape(rows, columns)
     # Of fixed width, with the mean in the middle of one: edges by quantiles would cut between
     # elements that differ in nothing but that each of them leaves out itself.
-    octaves = np.log2(expected / mean)
+    octaves = np.log2(expected.reshape(rows, columns) / mean)
     half = number // 2
     return (np.clip(np.rint(_PER_OCTAVE * octaves), -half, half) + half).astype(np.uint8)
 

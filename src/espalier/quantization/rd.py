@@ -20,7 +20,7 @@ from espalier.quantization.grid import Layer, Rounded
 from espalier.quantization.norms import (
     BatchNorm,
     fold_batchnorm,
-    move_means,
+    move_norms,
     reestimate_batchnorm,
     round_bias,
 )
@@ -91,17 +91,18 @@ def quantize_rd(
         and useful values of lambda lie around 1e-7 for a network of 1e5 to 1e6 weights. Without it
         D is the squared error of each layer over its mean square, and they lie around 0.01.
     batches : iterable of inputs, or of (inputs, targets), optional
-        Some hundred samples that show what quantization changed in the means of the channels, layer
-        after layer: the batch norms then take it out again. With curvature only.
+        Some hundred samples that show what quantization changed in the means and deviations of the
+        channels, layer after layer: batch norms and biases then take it out again. With curvature
+        only.
     correct_bias : bool
         With curvature, for layers with a bias or a batch norm folded in: add what the mean input
         loses, (W - W') E[a] (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
     fold_batchnorm : bool
         With curvature: where a batch norm directly follows a layer that is quantized, its scale
         goes into the weights before they are, and its shift is rounded; of its four vectors three
-        are then constant. What the network computes in evaluation stays the same; choose False to
-        train it further, and the batch norms stay exact (with ``batches``, but for their
-        statistics).
+        are then constant (with ``batches`` two, and its scale is in 128ths). What the network
+        computes in evaluation stays the same; choose False to train it further, and the batch norms
+        stay exact (with ``batches``, but for their statistics).
     progress : callable, optional
         Called with layers done, layers in all, and the name of the layer.
 
@@ -224,6 +225,7 @@ class _Norms:
         self._model, self._original = unwrap(model), original
         self._fold = fold
         self._folded: list[str] = []
+        self._biased: list[str] = []
 
     def output(self, seen: LayerCurvature | None) -> OutputCurvature | None:
         """The curvature in the outputs that the weights are now those of."""
@@ -236,6 +238,8 @@ class _Norms:
         weight = target.value.detach().clone()
         norm = self._norm(seen)
         if seen is None or norm is None:
+            if self.bias(target, seen) is not None:
+                self._biased.append(target.name.rpartition(".")[0])
             return weight
         self._folded.append(seen.norm)
         return fold_batchnorm(target.sites[0].module, norm, weight)
@@ -263,7 +267,7 @@ class _Norms:
     def move(self, batches: list[Any]) -> None:
         """Let the batch norms take out what ``batches`` show to have changed."""
         if self._fold:
-            move_means(self._model, batches, self._original, self._folded)
+            move_norms(self._model, batches, self._original, self._folded + self._biased)
         else:
             reestimate_batchnorm(self._model, batches, like=self._original)
 

@@ -143,7 +143,7 @@ class QuantizeRd(_Strict):
     batch_size: Annotated[int, Field(ge=1)] = 128
     correct_bias: bool = True
     move_batchnorm: bool = True
-    """Let the batch norms take out what quantization changed in the means of the channels."""
+    """Let batch norms take out what quantization changed in means and deviations."""
     fold_batchnorm: bool | None = None
     """Scales of batch norms go into the weights: if left out, unless a later stage trains."""
 
