@@ -90,5 +90,7 @@ def test_the_demo_on_digits(espalier, tmp_path):
     assert result["errors"]["compressed"] <= result["errors"]["reference"] + 3
     report = (tmp_path / "demo" / "report.md").read_text()
     assert "| fc1 | 3.0 |" in report
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "<h1>Deep Compression of LeNet-300-100 on digits</h1>" in page
     checked = espalier("verify", tmp_path / "demo" / "model.esp")
     assert checked.status == 0, checked
