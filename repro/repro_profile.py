@@ -3,8 +3,9 @@
     python repro/repro_profile.py
 
 writes ``repro/results/profile.json`` and ``profile.md``. Weights are random: times do not depend on
-them. Each network's operations are timed in turn with the network itself, whose time their sum must
-agree with to within 10 percent; on a busy machine it may not, so the load is in the results.
+them. Each network's operations are timed in turn with the network itself, whose time a pass over all
+operations must agree with to within 10 percent. The sum of the operations' own medians is given too:
+on a busy machine, where most passes are interrupted somewhere, it is less than any pass.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def one(name: str, repeats: int, device: str) -> dict[str, Any]:
     image = torch.randn(1, 3, SIZES[name], SIZES[name], device=device)
     found = profile(network, image, repeats=repeats, warmup=5).to_json()
     rows = found.pop("rows")
-    ratio = found["total_ms"] / found["end_to_end_ms"]
+    ratio = found["pass_ms"] / found["end_to_end_ms"]
     return found | {
         "network": name,
         "operations": len(rows),
         "percent_non_tensor": 100 * found["share_non_tensor"],
         "paper_percent_non_tensor": PAPER[name],
-        "total_over_end_to_end": ratio,
-        "pass_over_end_to_end": found["pass_ms"] / found["end_to_end_ms"],
+        "pass_over_end_to_end": ratio,
+        "sum_of_medians_over_end_to_end": found["total_ms"] / found["end_to_end_ms"],
         "within": abs(ratio - 1) <= WITHIN,
     }
 
@@ -48,12 +49,12 @@ def one(name: str, repeats: int, device: str) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| network | non-tensor % | paper % | operations, ms | model, ms | ratio |",
+        "| network | non-tensor % | paper % | pass over operations, ms | model, ms | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
         f"| {r['network']} | {r['percent_non_tensor']:.1f} | {r['paper_percent_non_tensor']} "
-        f"| {r['total_ms']:.1f} | {r['end_to_end_ms']:.1f} | {r['total_over_end_to_end']:.3f} |"
+        f"| {r['pass_ms']:.1f} | {r['end_to_end_ms']:.1f} | {r['pass_over_end_to_end']:.3f} |"
         for r in results
     ]
     return "\n".join(lines) + "\n"
