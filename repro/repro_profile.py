@@ -3,9 +3,9 @@
     python repro/repro_profile.py
 
 writes ``repro/results/profile.json`` and ``profile.md``. Weights are random: times do not depend on
-them. Each network's operations are timed in turn with the network itself, whose time a pass over all
-operations must agree with to within 10 percent. The sum of the operations' own medians is given too:
-on a busy machine, where most passes are interrupted somewhere, it is less than any pass.
+them. Each network's operations are timed in turn with the network itself, whose time a pass over
+all operations must agree with to within 10 percent. The sum of the operations' own medians is given
+too: on a busy machine, where most passes are interrupted somewhere, it is less than any pass.
 """
 
 from __future__ import annotations
