@@ -1,14 +1,17 @@
 """Recipes: what they may say, and what is said where they are wrong."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 import espalier
-from espalier.errors import InvalidArgument
+from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe import Recipe, builtin_recipes, load_recipe, run_recipe
 from espalier.recipe.schema import parse_recipe
 from espalier.samples import Samples
+from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
 GOOD = """
 model: tests.unit.test_recipe:network
@@ -164,6 +167,20 @@ def test_resume_wants_the_same_recipe_and_force_starts_again(tmp_path):
     with pytest.raises(InvalidArgument, match="another recipe or seed"):
         run_recipe(other, tmp_path, resume=True)
     assert run_recipe(other, tmp_path, force=True).recipe.seed == 5
+
+
+def test_a_run_goes_on_that_knows_fewer_options(tmp_path):
+    recipe = parse_recipe(GOOD, "good")
+    run_recipe(recipe, tmp_path)
+    state = load_checkpoint(tmp_path / "state.pt")
+    plain = json.loads(state["recipe"])
+    del plain["stages"][0]["train"]["distill"]
+    save_checkpoint(tmp_path / "state.pt", state | {"recipe": json.dumps(plain)})
+    assert len(run_recipe(recipe, tmp_path, resume=True).stages) == 7
+    plain["stages"][0]["train"]["distill"] = 0.5
+    save_checkpoint(tmp_path / "state.pt", state | {"recipe": json.dumps(plain)})
+    with pytest.raises((InvalidArgument, CorruptFile)):
+        run_recipe(recipe, tmp_path, resume=True)
 
 
 def test_two_seeds_differ_and_one_repeats(tmp_path):

@@ -195,10 +195,12 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool, force: bool) -> lis
         return []
     state = load_checkpoint(folder / STATE)
     try:
-        before, stages = state["recipe"], json.loads(state["stages"])
+        # Read as a recipe, so that an option that is younger than the run has its default there.
+        before = Recipe.model_validate(json.loads(state["recipe"]))
+        stages = json.loads(state["stages"])
     except (KeyError, TypeError, ValueError):
         raise CorruptFile(f"{folder / STATE}: not the state of a run") from None
-    if before != json.dumps(recipe.to_json(), sort_keys=True):
+    if before != recipe:
         raise InvalidArgument(
             f"{folder}: holds a run of another recipe or seed; choose another --out"
         )
