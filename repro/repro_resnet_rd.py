@@ -1,18 +1,12 @@
-"""ResNets for CIFAR-10, rate-distortion quantization without retraining: accuracy against bytes.
+"""ResNets for CIFAR-10, rate-distortion quantization without retraining: error within a budget.
 
     python repro/repro_resnet_rd.py resnet20 resnet32
 
-H and G come from training images. Lambda is chosen on other training images, by a rule that needs
-no labels: the largest of 2^(1/4) apart whose mean Kullback-Leibler divergence from the original
-network's predictions is at most 0.01 (and, for a smaller file, 0.02) nats. It is chosen with the
-first seed; the other seeds, of the split, the images and the targets drawn, take the same lambda.
-The test images are evaluated once for each network that was chosen. Files are whole ``.esp``
-files, read back before they are evaluated.
-
-The limits are not blind: a first version, which moved the means of batch norms but not their
-deviations, was run with 0.02 and 0.03 and lost 0.41 points in 98,497 bytes and 0.80 in 87,345
-(ResNet-20, seed 0); they were lowered after that.
-Writes ``repro/results/NETWORK_rd.json``.
+H and G come from 2,048 training images. Lambda is the smallest of 2^(1/8) apart whose whole
+``.esp`` file, at effort max, is within the budget of bytes: no image decides it. The divergence
+from the original network's predictions is measured on 2,000 other training images; the test
+images are evaluated once for each file. Files are read back before they are evaluated. Three
+seeds, of the split, the images and the targets drawn. Writes ``repro/results/NETWORK_rd.json``.
 """
 
 from __future__ import annotations
@@ -38,10 +32,12 @@ from espalier.training import evaluate
 from espalier.zoo import DataSet, cifar10, resnet20, resnet32
 
 NETWORKS = {"resnet20": resnet20, "resnet32": resnet32}
-LIMITS = (0.01, 0.02)
-START = 2.0**-24.5  # 4e-8
+BUDGETS = {"resnet20": (103_000, 90_000), "resnet32": (160_000, 140_000)}
+START = 2.0**-24.25  # 5e-8
+STEP = 1 / 8
+SHRINKS = 0.019
+"""Roughly by how much a file shrinks from one lambda to the next: where the search looks first."""
 HELD_OUT = 2000
-MOST = 10
 
 
 def original(name: str) -> nn.Module:
@@ -92,34 +88,38 @@ class Quantizer:
         print(json.dumps({"network": self.name, "seed": self.seed} | measured), flush=True)
         return model, measured
 
-    def choose(self, limits: tuple[float, ...]) -> tuple[list[float], list[dict[str, Any]]]:
-        """The largest lambda within each limit, and what was tried."""
-        tried: dict[int, dict[str, Any]] = {}
-        chosen, k = [], 0
+    def within(self, budget: int) -> tuple[float, int]:
+        """The smallest lambda whose file is within ``budget``, and how many were tried."""
+        sizes: dict[int, int] = {}
 
-        def divergence(k: int) -> float:
-            if k not in tried:
-                tried[k] = self.quantized(START * 2.0 ** (k / 4))[1]
-            return tried[k]["held_out_divergence"]
+        def fits(k: int) -> bool:
+            if k not in sizes:
+                model, _ = self.quantized(START * 2.0 ** (k * STEP))
+                sizes[k] = self.file(model, "max")[0]
+            return sizes[k] <= budget
 
-        for limit in limits:
-            while divergence(k) > limit and k > -MOST:
-                k -= 1
-            while divergence(k + 1) <= limit and k < MOST:
-                k += 1
-            chosen.append(START * 2.0 ** (k / 4))
-        return chosen, [tried[k] for k in sorted(tried)]
+        fits(0)
+        k = round(math.log(sizes[0] / budget) / SHRINKS)
+        while not fits(k):
+            k += 1
+        while fits(k - 1):
+            k -= 1
+        return START * 2.0 ** (k * STEP), len(sizes)
 
-    def final(self, lam: float, test: Samples, before: float) -> dict[str, Any]:
-        """Saved, read back, and shown the test images."""
-        model, measured = self.quantized(lam)
+    def file(self, model: nn.Module, effort: str) -> tuple[int, nn.Module]:
+        """Bytes of the file, and the network that it gives back."""
         with TemporaryDirectory() as folder:
-            for effort in ("default", "max"):
-                ledger = espalier.save(model, f"{folder}/{effort}.esp", effort=effort)
-                measured[f"bytes_{effort}"] = ledger.file_bytes
-            loaded = espalier.load(f"{folder}/max.esp", into=NETWORKS[self.name]())
+            ledger = espalier.save(model, f"{folder}/m.esp", effort=effort)
+            return ledger.file_bytes, espalier.load(f"{folder}/m.esp", into=NETWORKS[self.name]())
+
+    def final(self, budget: int, test: Samples, before: float) -> dict[str, Any]:
+        """The file within ``budget``, shown the test images."""
+        lam, tried = self.within(budget)
+        model, measured = self.quantized(lam)
+        measured["bytes_default"] = self.file(model, "default")[0]
+        measured["bytes_max"], loaded = self.file(model, "max")
         error = evaluate(loaded, test, batch_size=250).error
-        measured |= {"test_error": error, "test_error_rise": error - before}
+        measured |= {"tried": tried, "test_error": error, "test_error_rise": error - before}
         print(json.dumps(measured), flush=True)
         return {"seed": self.seed} | measured
 
@@ -151,20 +151,17 @@ def main() -> None:
             "samples": arguments.samples,
             "held_out": HELD_OUT,
         }
-        lams: list[float] = []
-        points: list[list[dict[str, Any]]] = [[] for _ in LIMITS]
+        points: dict[int, list[dict[str, Any]]] = {budget: [] for budget in BUDGETS[name]}
         seconds = []
         for seed in arguments.seeds:
             quantizer = Quantizer(name, data, arguments.samples, seed)
             seconds.append(quantizer.seconds)
-            if not lams:
-                lams, results["search"] = quantizer.choose(LIMITS)
-            for i, lam in enumerate(lams):
-                points[i].append(quantizer.final(lam, data.test, reference))
+            for budget, found in points.items():
+                found.append(quantizer.final(budget, data.test, reference))
             results["curvature_seconds"] = seconds
-            results["chosen"] = [
-                {"limit": limit, "lambda": lam, **summary(found), "seeds": found}
-                for limit, lam, found in zip(LIMITS, lams, points, strict=True)
+            results["budgets"] = [
+                {"bytes": budget, **summary(found), "seeds": found}
+                for budget, found in points.items()
             ]
             results["machine"] = machine() | {"threads": torch.get_num_threads()}
             out = Path(__file__).parent / "results"
