@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from espalier.cli import console
@@ -104,6 +103,8 @@ def _check_same_tensors(source: str, reader: Reader, checkpoint: Checkpoint) -> 
 
 
 def _difference(name: str, reader: Reader, checkpoint: Checkpoint) -> Difference:
+    import numpy as np
+
     from espalier.compress import FLOATS, measure, to_numbers
 
     dtype = reader.entry(name).dtype
