@@ -116,7 +116,7 @@ def ours(model: CompressedModel, rounds: int, **options: Any) -> tuple[bytes, di
 
 
 def quantized(name: str, lam: float, data: Any) -> nn.Module:
-    """The network on its grids: as ``repro/repro_resnet20_rd.py`` makes it."""
+    """The network on its grids: as ``repro/repro_resnet_rd.py`` makes it."""
     rest, _ = data.train.split(5000, SEED)
     seen, _ = rest.split(len(rest) - 1024, SEED)
     curvature = espalier.collect_curvature(original(name), batches(seen, 128), seed=SEED)

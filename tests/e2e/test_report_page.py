@@ -66,7 +66,9 @@ def opened(browser, page):
 def open_page(browser, page, width=1440, scheme="light"):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    # A page that glides along is not where it is clicked.
+    wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+    media = {"features": [{"name": name, "value": value} for name, value in wanted.items()]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     for log in ("browser", "performance"):
         browser.get_log(log)
