@@ -34,7 +34,7 @@ demo: $(READY)
 	$(BIN)/espalier demo --out runs/demo --force $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
