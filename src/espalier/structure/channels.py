@@ -60,6 +60,13 @@ def widths(module: nn.Module) -> tuple[int, int]:
     raise InvalidArgument(f"channels of a {type(module).__name__} cannot be removed")
 
 
+def depthwise(module: nn.Module) -> bool:
+    """Whether each output of a convolution has one input, and each input one output."""
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == (
+        module.out_channels
+    )
+
+
 def _features(norm: _BatchNorm | nn.GroupNorm) -> int:
     return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
 
@@ -93,7 +100,7 @@ def _cut_convolution(module: _ConvNd, inputs: list[int] | None, outputs: list[in
     """A block of a grouped convolution loses as many channels as every other one."""
     groups = module.groups
     out_dim, in_dim = (1, 0) if isinstance(module, _ConvTransposeNd) else (0, 1)
-    if groups > 1 and module.in_channels == groups == module.out_channels:  # depthwise
+    if depthwise(module):
         kept = outputs if outputs is not None else inputs
         assert kept is not None
         _keep(module, ("weight", "bias"), kept)

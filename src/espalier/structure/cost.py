@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from espalier.structure.channels import from_ranges, widths
+from espalier.structure.channels import depthwise, from_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
 
 
@@ -88,7 +88,7 @@ def _hook(name: str, layers: dict[str, Layer]) -> Any:
             layers[name] = Layer(of, 0, 0, own)
             return
         macs = weight.numel() * positions + (layers[name].macs if name in layers else 0)
-        depthwise = isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
-        layers[name] = Layer(of, macs, weight.numel(), own - weight.numel(), depthwise)
+        others = own - weight.numel()
+        layers[name] = Layer(of, macs, weight.numel(), others, depthwise(module))
 
     return look

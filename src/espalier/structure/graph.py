@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from espalier.errors import InvalidArgument, MissingDependency
-from espalier.structure.channels import to_ranges, widths
+from espalier.structure.channels import depthwise, to_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
 from espalier.targets import find_targets
 
@@ -124,12 +124,8 @@ def _dependencies(model: nn.Module, example: Any) -> Any:
 
 def _has_filters(module: nn.Module) -> bool:
     if isinstance(module, _ConvNd):
-        return not _depthwise(module)
+        return not depthwise(module)
     return isinstance(module, nn.Linear)
-
-
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
 
 
 def _tied_or_parametrized(model: nn.Module) -> dict[str, str]:
@@ -188,7 +184,7 @@ def _look_at(group: FilterGroup, layer: str, module: nn.Module, outwards: bool, 
         )
     if isinstance(module, nn.GroupNorm):
         group.obstacle = group.obstacle or f"{layer} normalises groups of channels"
-    if isinstance(module, _ConvNd) and module.groups > 1 and not _depthwise(module):
+    if isinstance(module, _ConvNd) and module.groups > 1 and not depthwise(module):
         if isinstance(module, _ConvTransposeNd) or side.channels != side.filters:
             group.obstacle = group.obstacle or f"{layer} takes its channels in groups"
         group.blocks = lcm(group.blocks, module.groups)
