@@ -31,6 +31,7 @@ _HOMES = {
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
     "espalier.structure.edit": ["edits_of"],
+    "espalier.structure.factorize": ["factorize"],
     "espalier.structure.filters": ["prune_filters"],
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.torch_io": ["load", "save"],
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
     from espalier.structure.edit import edits_of
+    from espalier.structure.factorize import factorize
     from espalier.structure.filters import prune_filters
     from espalier.structure.fold import fold_batch_norms
     from espalier.torch_io import load, save
@@ -89,6 +91,7 @@ __all__ = [
     "diagonal_fisher",
     "edits_of",
     "evaluate",
+    "factorize",
     "finalize",
     "fold_batch_norms",
     "load",

@@ -65,11 +65,14 @@ class Mask(nn.Module):
 
 
 def _channels_last(tensor: Tensor) -> bool:
-    """Whether a convolution's weight or codes lie in memory with the channels last."""
+    """Whether a convolution's weight or codes lie in memory with the channels last.
+
+    By the strides: a 1x1 kernel lies both ways at once, and only they say which was meant.
+    """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return (
         tensor.dim() in formats
-        and tensor.stride(1) == 1
+        and (tensor.stride(1), tensor.stride(-1)) == (1, tensor.shape[1])
         and tensor.is_contiguous(memory_format=formats[tensor.dim()])
     )
 

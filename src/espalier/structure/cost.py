@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +51,18 @@ class Cost:
         return Cost(round(macs), round(parameters))
 
 
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module's own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def cost(model: nn.Module, example: Any) -> Cost:
     """Run ``model`` once, in evaluation mode, and count."""
@@ -56,12 +70,10 @@ def cost(model: nn.Module, example: Any) -> Cost:
     handles = [
         module.register_forward_hook(_hook(name, layers)) for name, module in model.named_modules()
     ]
-    training = model.training
-    model.eval()
     try:
-        model(*example) if isinstance(example, tuple) else model(example)
+        with evaluation(model):
+            model(*example) if isinstance(example, tuple) else model(example)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     parameters = sum(p.numel() for p in model.parameters())
