@@ -130,6 +130,51 @@ def test_a_run_that_removes_filters_resumes_too(tmp_path):
     assert first == second
 
 
+FACTORS = FILTERS.replace(
+    'prune_filters: {keep: {"0": 0.25}, criterion: taylor, samples: 64}', "factorize: {rank: 2}"
+)
+
+
+def test_a_run_that_factors_layers_resumes_too(tmp_path):
+    recipe = parse_recipe(FACTORS, "x")
+    whole = run_recipe(recipe, tmp_path / "whole")
+    values = whole.stages[1].values
+    assert [layer["ranks"] for layer in values["layers"]] == [(2,), (2,)]
+    assert values["macs"] == (4 * 16 + 16 * 3, 2 * (4 + 16) + 2 * (16 + 3))
+    assert espalier.load(tmp_path / "whole" / "b.esp", into=network())[3][0].out_features == 2
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        if (stage, done) == ("3/5 retrain", 10):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=progress)
+    run_recipe(recipe, tmp_path / "run", resume=True)
+    first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("{}", "give one of rank, energy, parameters and macs"),
+        ("{rank: 2, macs: 0.5}", "give one of rank"),
+        ("{rank: 0}", "rank"),
+        ("{rank: {a: much}}", "rank"),
+        ("{energy: 1.5}", "energy"),
+    ],
+)
+def test_a_stage_that_factors_is_checked_before_anything_runs(options, said):
+    with pytest.raises(InvalidArgument, match=said):
+        parse_recipe(FACTORS.replace("{rank: 2}", options), "x")
+
+
+def test_ranks_in_a_recipe():
+    text = "{rank: {'*': 0.5, a: 3, b: [2, 4], c: vbmf, d: null}, method: {conv: svd}}"
+    options = parse_recipe(FACTORS.replace("{rank: 2}", text), "x").stages[1].options
+    assert options.rank == {"*": 0.5, "a": 3, "b": [2, 4], "c": "vbmf", "d": None}
+
+
 DISTILLED = GOOD.replace("prune: {density: 0.5", "distill: 0.7, prune: {density: 0.5").replace(
     "fine_tune: {epochs: 2", "fine_tune: {distill: 0.5, temperature: 2, epochs: 2"
 )

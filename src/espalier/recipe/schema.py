@@ -32,6 +32,8 @@ _Fraction = Annotated[float, Field(gt=0, le=1)]
 _Density = _Fraction | dict[str, _Fraction | None]
 _Quality = Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)] | None]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1)]
+_Rank = _Count | _Fraction | Annotated[list[_Count], Field(min_length=1)] | Literal["vbmf"]
 _Bits = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -112,6 +114,26 @@ class PruneFilters(_Strict):
         return self
 
 
+class Factorize(_Strict):
+    """``factorize``: weights as products of smaller ones, as :func:`espalier.factorize` makes them.
+
+    Multiply-accumulates are those of one training sample.
+    """
+
+    rank: _Rank | dict[str, _Rank | None] | None = None
+    energy: _Density | None = None
+    parameters: _Fraction | None = None
+    macs: _Fraction | None = None
+    method: str | dict[str, str | None] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Factorize:
+        given = (self.rank, self.energy, self.parameters, self.macs)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of rank, energy, parameters and macs")
+        return self
+
+
 class Share(_Strict):
     """``share``: codebooks, as :func:`espalier.share` makes them."""
 
@@ -180,6 +202,7 @@ STAGES: dict[str, type[_Strict]] = {
     "train": Train,
     "prune": Prune,
     "prune_filters": PruneFilters,
+    "factorize": Factorize,
     "retrain": Train,
     "share": Share,
     "fine_tune": Train,
@@ -193,7 +216,7 @@ class Stage(_Strict):
     """One entry of ``stages``: a name, and what that stage takes."""
 
     kind: str
-    options: Train | Prune | PruneFilters | Share | QuantizeRd | Evaluate | Save
+    options: Train | Prune | PruneFilters | Factorize | Share | QuantizeRd | Evaluate | Save
 
     @property
     def distills(self) -> bool:

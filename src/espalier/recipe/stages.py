@@ -27,6 +27,7 @@ from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_model
 from espalier.recipe.state import restore
 from espalier.samples import Samples
+from espalier.structure.factorize import factorize
 from espalier.structure.filters import prune_filters
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
@@ -77,6 +78,8 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
             return _prune(context, options)
         case schema.PruneFilters() as options:
             return _prune_filters(context, options)
+        case schema.Factorize() as options:
+            return _factorize(context, options)
         case schema.Share() as options:
             return _share(context, options)
         case schema.QuantizeRd() as options:
@@ -197,6 +200,12 @@ def _prune_filters(context: Context, options: schema.PruneFilters) -> dict[str, 
         "macs": [report.before.macs, report.after.macs],
         "parameters": [report.before.parameters, report.after.parameters],
     }
+
+
+def _factorize(context: Context, options: schema.Factorize) -> dict[str, Any]:
+    example = next(x for x, _ in _samples(context, 1))[:1]
+    report = factorize(context.model, example=example, **options.model_dump())
+    return asdict(report)
 
 
 def _share(context: Context, options: schema.Share) -> dict[str, Any]:
