@@ -68,6 +68,27 @@ def test_the_front_has_no_proposal_that_another_beats(swept):
     assert metrics == sorted(set(metrics))
 
 
+def test_ranks_are_searched_with_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 4))
+    model[2].weight.data = torch.randn(64, 2) @ torch.randn(2, 64) / 8  # loses nothing at rank 2
+    evaluate = Agreement(model)
+    grid = {"rank": (0.03, 0.25), "bits": (4, 8)}
+    sweep = espalier.sensitivity(model, evaluate, grid, jobs=1)
+    (best,) = search(model, evaluate, sweep, Goal(max_loss=2.0), trials=20, jobs=1).front
+    assert best.setting["2.weight"]["rank"] == 0.03
+    assert best.file_bytes == file_bytes(model, best.setting)
+    names = [next(iter(stage)) for stage in best.stages()]
+    assert names == ["factorize", "share", "save"]
+
+
+def test_axes_that_change_other_layers_are_not_searched(swept):
+    model, evaluate, _ = swept
+    sweep = espalier.sensitivity(model, evaluate, {"filters": (0.5,)}, jobs=1)
+    with pytest.raises(InvalidArgument, match="filters: what one layer loses changes the size"):
+        search(model, evaluate, sweep, trials=2, jobs=1)
+
+
 def test_a_database_is_gone_on_with(swept, tmp_path):
     model, _, sweep = swept
     url, goal = f"sqlite:///{tmp_path}/s.db", Goal(max_loss=5.0)

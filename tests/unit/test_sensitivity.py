@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 import espalier
-from espalier.analysis.axis import AXES, apply_setting, check_grid
+from espalier.analysis.axis import AXES, apply_setting, check_grid, stages_of
+from espalier.analysis.bare import bare_sensitivity
 from espalier.analysis.kept import fingerprint
 from espalier.analysis.sensitivity import Sweep
 from espalier.errors import CorruptFile, InvalidArgument
+from espalier.interop import open_checkpoint
 
 X = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
 GRID = {"density": (0.25, 0.5), "bits": (1, 4)}
@@ -200,8 +202,111 @@ def test_bad_options(model, options, said):
 
 
 def test_an_axis_that_is_not_there(model):
-    with pytest.raises(espalier.UnknownMethod, match="no axis is called 'rank'"):
-        check_grid({"rank": (1,)})
+    with pytest.raises(espalier.UnknownMethod, match="no axis is called 'width'"):
+        check_grid({"width": (1,)})
+
+
+def test_the_default_axes_are_densities_and_bits():
+    assert list(check_grid(None)) == ["density", "bits"]
+
+
+class Images(nn.Module):
+    """Two convolutions whose outputs are added, and one behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.head = nn.Conv2d(8, 12, 3, stride=2)
+        self.fc = nn.Linear(12 * 9, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.left(x) + self.right(x))
+        return self.fc(torch.relu(self.head(x)).flatten(1))
+
+
+PICTURES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+def score(model):
+    with torch.no_grad():
+        return float(model(PICTURES).square().mean())
+
+
+def test_ranks_are_swept(tmp_path):
+    torch.manual_seed(0)
+    model = Images()
+    found = espalier.sensitivity(model, score, {"rank": (0.25, 1.0)}, jobs=1)
+    assert [(p.layer, p.value) for p in found.points] == [
+        (f"{layer}.weight", value)
+        for layer in ("left", "right", "head", "fc")
+        for value in (0.25, 1.0)
+    ]
+    half, full = (p for p in found.points if p.layer == "head.weight")
+    changed = Images()
+    changed.load_state_dict(model.state_dict())
+    report = espalier.factorize(changed, {"head": 0.25})
+    assert half.metric == pytest.approx(score(changed))
+    assert half.relative_error == pytest.approx(report.layers[0].relative_error, rel=1e-4)
+    weights, ours = report.layers[0].parameters
+    assert half.density == pytest.approx(ours / weights)
+    # At full rank the factors would cost more: it is the layer itself.
+    assert (full.metric, full.relative_error) == (pytest.approx(found.baseline), 0.0)
+    assert full.size_bytes == next(x for x in found.layers if x.name == "head.weight").size_bytes
+
+
+def test_without_data_ranks_are_swept_on_the_weights(tmp_path):
+    model = Images()
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    grid = {"rank": (0.25, 0.5)}
+    bare = bare_sensitivity(open_checkpoint(tmp_path / "m.pt"), grid, jobs=1)
+    judged = espalier.sensitivity(model, None, grid, jobs=1)
+    for one, other in zip(bare.points, judged.points, strict=True):
+        assert (one.layer, one.value, one.density) == (other.layer, other.value, other.density)
+        assert one.relative_error == pytest.approx(other.relative_error, rel=1e-4)
+    with pytest.raises(InvalidArgument, match="filters: a bare checkpoint does not say"):
+        bare_sensitivity(open_checkpoint(tmp_path / "m.pt"), {"filters": (0.5,)})
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_filters_are_swept_a_group_at_a_time(jobs):
+    torch.manual_seed(0)
+    model = Images()
+    found = espalier.sensitivity(model, score, {"filters": (0.5,), "bits": (4,)}, jobs=jobs)
+    swept = {p.layer: p for p in found.points if p.axis == "filters"}
+    assert list(swept) == ["left.weight", "head.weight"]  # right goes with left, fc has to stay
+    assert {p.layer for p in found.points if p.axis == "bits"} == {
+        f"{layer}.weight" for layer in ("left", "right", "head", "fc")
+    }
+    changed = Images()
+    changed.load_state_dict(model.state_dict())
+    espalier.prune_filters(changed, {"left": 0.5}, example=PICTURES[:1])
+    assert swept["left.weight"].metric == pytest.approx(score(changed))
+    assert swept["left.weight"].relative_error is None
+    with pytest.raises(InvalidArgument, match="filters: which channels go together shows"):
+        espalier.sensitivity(model, None, {"filters": (0.5,)}, jobs=1)
+    with pytest.raises(InvalidArgument, match="evaluate does not call the model"):
+        espalier.sensitivity(model, lambda m: 1.0, {"filters": (0.5,)}, jobs=1)
+
+
+def test_what_comes_after_ranks_is_done_to_the_factors():
+    torch.manual_seed(0)
+    setting = {"head.weight": {"rank": 0.25, "density": 0.5, "bits": 3}, "fc.weight": {"bits": 2}}
+    model = apply_setting(Images(), setting)
+    for part in model.head:
+        values = part.weight.detach()
+        assert int(values.count_nonzero()) <= math.ceil(values.numel() / 2)
+        assert values[values != 0].unique().numel() <= 2**3
+    assert model.fc.weight.unique().numel() <= 2**2
+    stages = stages_of(setting)
+    assert stages == [
+        {"factorize": {"rank": {"head.weight": 0.25}}},
+        {"prune": {"density": {"head.*weight": 0.5}}},
+        {"share": {"bits": {"head.*weight": 3, "fc.weight": 2}}},
+    ]
+    (point,) = espalier.sensitivity(
+        Images(), None, {"rank": (0.25,)}, layers=["head"], jobs=1
+    ).points
+    assert point.sqnr_db is not None
 
 
 def test_layers_are_chosen_by_pattern(model):

@@ -41,6 +41,12 @@ def bare_sensitivity(
     memory than there are jobs, twice.
     """
     checked = check_grid(grid)
+    for name in checked:
+        if not AXES.get(name).adds_up:
+            raise InvalidArgument(
+                f"{name}: a bare checkpoint does not say which layers depend on each other; give "
+                "the network and its data"
+            )
     infos = _weights(checkpoint, layers)
     kept = Kept(keep, {"model": _digest(checkpoint), "metric": "", "data": ""})
     wanted = {info.name: settings(info, checked) for info in infos}
@@ -105,10 +111,14 @@ def _digest(checkpoint: Checkpoint) -> str:
 def _module(dtype: str, array: Array) -> nn.Module:
     """A network of one layer, whose weight is ``array``."""
     weight = nn.Parameter(to_tensor(array, dtype), requires_grad=False)
-    if weight.dim() == 2:
-        layer: nn.Module = nn.Linear(1, 1, bias=False)
+    outputs, inputs, *kernel = weight.shape
+    how: dict[str, Any] = {"bias": False, "device": "meta"}
+    layer: nn.Module
+    if not kernel:
+        layer = nn.Linear(inputs, outputs, **how)
     else:
-        layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[weight.dim() - 3](1, 1, 1, bias=False)
+        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        layer = kinds[len(kernel) - 1](inputs, outputs, tuple(kernel), **how)  # type: ignore[arg-type]
     layer.weight = weight
     return nn.ModuleDict({"layer": layer})
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import nn
 
-from espalier.analysis.axis import Setting, Value, apply_setting, stages_of
+from espalier.analysis.axis import AXES, Setting, Value, apply_setting, axes_of, stages_of
 from espalier.analysis.evaluations import Evaluate, Evaluations
 from espalier.analysis.sensitivity import Sweep
 from espalier.errors import InvalidArgument
@@ -115,6 +115,11 @@ def option_table(trials: Evaluations, sweep: Sweep) -> Table:
 
     The sizes of combinations are measured here; their losses are the sums of the sweep's.
     """
+    if coupled := [axis for axis in sweep.axes if not AXES.get(axis).adds_up]:
+        raise InvalidArgument(
+            f"{coupled[0]}: what one layer loses changes the size of others, so that the sweep's "
+            "sizes do not add up; choose from a sweep of other axes"
+        )
     rows: list[list[dict[str, Value]]] = []
     for layer in sweep.layers:
         axes = [a for a in sweep.axes if sweep.curve(layer.name, a)]
@@ -385,7 +390,7 @@ def _within(trials: Evaluations, search: Search, max_bytes: int, evaluations: in
     """
     room = max_bytes
     while (path := best_metric(search, room, evaluations)) is not None:
-        excess = file_bytes(trials.model, search.table.setting(path)) - max_bytes
+        excess = _file_bytes(trials, search.table.setting(path)) - max_bytes
         if excess <= 0:
             return path
         room -= excess
@@ -395,10 +400,14 @@ def _within(trials: Evaluations, search: Search, max_bytes: int, evaluations: in
     )
 
 
-def file_bytes(model: nn.Module, setting: Setting) -> int:
+def file_bytes(model: nn.Module, setting: Setting, example: Any = None) -> int:
     """The length of the real file of ``model`` changed by ``setting``."""
-    changed = apply_setting(copy.deepcopy(model), setting)
+    changed = apply_setting(copy.deepcopy(model), setting, example)
     return save(changed, io.BytesIO()).file_bytes
+
+
+def _file_bytes(trials: Evaluations, setting: Setting) -> int:
+    return file_bytes(trials.model, setting, trials.example(axes_of([setting])))
 
 
 def _check(sweep: Sweep, max_loss: float | None, max_bytes: int | None, evaluations: int) -> None:
@@ -442,7 +451,7 @@ def _proposal(
         setting={layer: dict(values) for layer, values in setting.items()},
         metric=outcome.metric,
         baseline=sweep.baseline,
-        file_bytes=file_bytes(trials.model, setting),
+        file_bytes=_file_bytes(trials, setting),
         baseline_bytes=sweep.file_bytes,
         max_loss=max_loss,
         max_bytes=max_bytes,

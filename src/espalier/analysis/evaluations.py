@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import io
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import nn
 
-from espalier.analysis.axis import Setting, apply_setting, describe
+from espalier.analysis.axis import Setting, apply_setting, axes_of, describe, wants_example
 from espalier.analysis.kept import Kept, fingerprint
 from espalier.analysis.processes import in_processes, serial, until_done, workers
 from espalier.compress.weights import measure as measure_error
@@ -23,6 +24,7 @@ from espalier.container import Writer
 from espalier.errors import InvalidArgument, MissingDependency
 from espalier.parametrization import attach, current, finalize
 from espalier.state import Array
+from espalier.structure.edits.factorize import factored_weight
 from espalier.targets import Target, find_targets, unwrap
 from espalier.torch_io import compressed_tensor
 from espalier.training.metrics import Metrics
@@ -39,6 +41,8 @@ class LayerOutcome:
     ``size_bytes``: true coded size, with its entry in the file. ``density``: share of the weights
     that are written. ``relative_error``: Frobenius norm of the change over that of the weight, and
     ``sqnr_db`` the same in dB; None where the shape changed (and ``sqnr_db`` where nothing did).
+    Of a layer that was factored, size and density are those of all factors, the latter in terms of
+    the weight that they stand for.
     """
 
     size_bytes: int
@@ -114,9 +118,17 @@ def weight_array(target: Target) -> Array:
 
 def measure_layer(model: nn.Module, name: str, before: Array) -> LayerOutcome:
     """What was made of the layer ``name`` of ``model``, whose weight was ``before``."""
-    target = next(t for t in find_targets(model) if t.name == name)
-    size, density = row_bytes(target)
-    now = weight_array(target)
+    targets = {target.name: target for target in find_targets(model)}
+    if name in targets:
+        (size, density), now = row_bytes(targets[name]), weight_array(targets[name])
+    else:
+        layer = name.removesuffix("weight")
+        parts = [t for n, t in targets.items() if n.startswith(layer) and n.endswith(".weight")]
+        rows = [row_bytes(part) for part in parts]
+        size = sum(row[0] for row in rows)
+        written = sum(row[1] * t.value.numel() for row, t in zip(rows, parts, strict=True))
+        density = written / before.size
+        now = factored_weight(model, layer.rstrip(".")).double().cpu().numpy()
     if now.shape != before.shape:
         return LayerOutcome(size, density, None, None)
     error = measure_error(before, now)
@@ -124,11 +136,33 @@ def measure_layer(model: nn.Module, name: str, before: Array) -> LayerOutcome:
     return LayerOutcome(size, density, error.relative, sqnr)
 
 
-def measure_setting(model: nn.Module, evaluate: Evaluate | None, setting: Setting) -> Outcome:
+def example_of(model: nn.Module, evaluate: Evaluate) -> Any:
+    """The first sample that ``evaluate`` gives to a model."""
+    seen: list[Any] = []
+
+    def look(_module: nn.Module, inputs: Any) -> None:
+        seen.append(tuple(x[:1].detach().clone() for x in inputs))
+        raise _Seen
+
+    watched = copy.deepcopy(model)
+    watched.register_forward_pre_hook(look)
+    with contextlib.suppress(_Seen, Exception):
+        evaluate(watched)
+    if not seen or not seen[0]:
+        raise InvalidArgument("evaluate does not call the model, so that its inputs are not known")
+    return seen[0]
+
+
+class _Seen(BaseException):
+    """Ends an evaluation of which one sample was wanted; no ``except Exception`` stops it."""
+
+
+def measure_setting(
+    model: nn.Module, evaluate: Evaluate | None, setting: Setting, example: Any = None
+) -> Outcome:
     """Measure ``setting`` on a copy of ``model``."""
     start = monotonic()
-    changed = copy.deepcopy(model)
-    apply_setting(changed, setting)
+    changed = apply_setting(copy.deepcopy(model), setting, example)
     layer = None
     if len(setting) == 1:
         (name,) = setting
@@ -175,6 +209,13 @@ class Evaluations:
         about = {"model": self.fingerprint, "metric": metric if evaluate else "", "data": data}
         self.kept = Kept(keep, about)
         self._packed: tuple[Any, str] | None = None
+        self._example: Any = None
+
+    def example(self, axes: Iterable[str]) -> Any:
+        """An input of the network, where one of the axes wants it and ``evaluate`` shows it."""
+        if self._example is None and self.evaluate is not None and wants_example(axes):
+            self._example = example_of(self.model, self.evaluate)
+        return self._example
 
     def known(self, setting: Setting, *, metric: bool = True) -> Outcome | None:
         """The kept measurement of ``setting``; with ``metric``, only if that was measured."""
@@ -223,12 +264,16 @@ class Evaluations:
         if not tasks:
             return
         jobs = self._jobs()
+        example = self.example(axes_of(setting for setting, _ in tasks))
         if serial(jobs):
             for setting, metric in tasks:
-                yield measure_setting(self.model, self.evaluate if metric else None, setting)
+                evaluate = self.evaluate if metric else None
+                yield measure_setting(self.model, evaluate, setting, example)
             return
         payload, digest = self._payload()
-        calls = ((payload, digest, {k: dict(v) for k, v in s.items()}, m) for s, m in tasks)
+        calls = (
+            (payload, digest, {k: dict(v) for k, v in s.items()}, m, example) for s, m in tasks
+        )
         yield from in_processes(_work, calls, jobs)
 
     def _jobs(self) -> int | None:
@@ -274,7 +319,7 @@ def pack(model: nn.Module, evaluate: Evaluate | None) -> bytes:
 _held: tuple[str, nn.Module, Evaluate | None] | None = None
 
 
-def _work(payload: Any, digest: str, setting: Setting, metric: bool) -> Outcome:
+def _work(payload: Any, digest: str, setting: Setting, metric: bool, example: Any) -> Outcome:
     """Measure one setting in a worker, which unpacks the model once."""
     global _held
     if _held is None or _held[0] != digest:
@@ -285,4 +330,4 @@ def _work(payload: Any, digest: str, setting: Setting, metric: bool) -> Outcome:
             attach(model, state)
         _held = digest, model, evaluate
     _, model, evaluate = _held
-    return measure_setting(model, evaluate if metric else None, setting)
+    return measure_setting(model, evaluate if metric else None, setting, example)

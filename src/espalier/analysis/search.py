@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from espalier.analysis.axis import axes_of
 from espalier.analysis.choose import Path, Proposal, Search, Table, file_bytes, option_table
 from espalier.analysis.evaluations import Evaluate, Evaluations
 from espalier.analysis.sensitivity import Sweep
@@ -314,12 +315,13 @@ class _Run:
         sign = -1 if self.sweep.better == "higher" else 1
         for trial in self._best(study):
             setting = self.table.setting(self.path(trial.params))
+            example = self.measured.example(axes_of([setting]))
             front.append(
                 Proposal(
                     setting=setting,
                     metric=self.sweep.baseline + sign * trial.user_attrs["loss"],
                     baseline=self.sweep.baseline,
-                    file_bytes=file_bytes(self.measured.model, setting),
+                    file_bytes=file_bytes(self.measured.model, setting, example),
                     baseline_bytes=self.sweep.file_bytes,
                     max_loss=self.goal.max_loss,
                     max_bytes=self.goal.max_bytes,

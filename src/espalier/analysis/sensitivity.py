@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
-from espalier.analysis.axis import AXES, Grid, Setting, Value, check_grid, sweepable
+from espalier.analysis.axis import Grid, Setting, Value, check_grid, make_axis, sweepable
 from espalier.analysis.evaluations import Evaluate, Evaluations
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup
-from espalier.targets import Target
+from espalier.targets import find_targets
 from espalier.torch_io import save
 from espalier.training.progress import Progress, reporting
 
@@ -213,8 +213,9 @@ def sweep_with(
 ) -> Sweep:
     """The sweep of ``trials``' model; ``grid`` has been checked."""
     model = trials.model
-    targets = find_layers(model, list(grid), layers)
-    settings = settings_of(targets, grid)
+    having = find_layers(model, list(grid), layers, trials.example(grid))
+    targets = [t for t in find_targets(model) if t.name in having]
+    settings = settings_of(having, grid)
     first: list[Setting] = [{}] if trials.evaluate else []
     as_they_are: list[Setting] = [{t.name: {}} for t in targets]
     outcomes = trials.measure([*first, *as_they_are, *settings])
@@ -249,26 +250,33 @@ def sweep_with(
 
 
 def find_layers(
-    model: nn.Module, axes: Sequence[str], patterns: Sequence[str] | None
-) -> list[Target]:
-    """The layers of ``model`` to sweep; raises InvalidArgument where a pattern matches none."""
-    targets = sweepable(model, [AXES.make(name) for name in axes])
+    model: nn.Module, axes: Sequence[str], patterns: Sequence[str] | None, example: Any = None
+) -> dict[str, list[str]]:
+    """The layers of ``model`` to sweep, each with its axes.
+
+    Raises
+    ------
+    InvalidArgument
+        A pattern matches no layer; no layer can be swept.
+    """
+    having = sweepable(model, [make_axis(name, example) for name in axes])
     if patterns:
+        targets = [t for t in find_targets(model) if t.name in having]
         lookup: Lookup[bool] = Lookup({"*": None, **dict.fromkeys(patterns, True)}, "layers")
         chosen = lookup.resolve([(t.answers_to, t.kind) for t in targets])
-        targets = [t for t, wanted in zip(targets, chosen, strict=True) if wanted]
-    if not targets:
+        having = {t.name: having[t.name] for t, c in zip(targets, chosen, strict=True) if c}
+    if not having:
         raise InvalidArgument("the model has no layer that can be swept")
-    return targets
+    return having
 
 
-def settings_of(targets: Sequence[Target], grid: Grid) -> list[Setting]:
-    """One setting for each layer, axis and value."""
+def settings_of(having: Mapping[str, Sequence[str]], grid: Grid) -> list[Setting]:
+    """One setting for each layer, each of its axes and each value."""
     return [
-        {target.name: {name: value}}
-        for target in targets
+        {layer: {name: value}}
+        for layer, axes in having.items()
         for name, values in grid.items()
-        if AXES.make(name).takes(target)
+        if name in axes
         for value in values
     ]
 

@@ -163,3 +163,10 @@ def best_of_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     root = s[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
+
+
+def product_of(chain: nn.Sequential, method: Factorization) -> Tensor:
+    """The weight that a layer's factors stand for, as they are now."""
+    groups = groups_of(chain[-1])
+    factors = [weight_of(one).chunk(groups) for one in chain]
+    return torch.cat([method.product(block) for block in zip(*factors, strict=True)])

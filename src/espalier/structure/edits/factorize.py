@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
-from espalier.structure.edit import EDITS, StructuralEdit, named_module
+from espalier.structure.edit import EDITS, StructuralEdit, edits_of, named_module
 from espalier.structure.factorization import (
     FACTORIZATIONS,
     Factorization,
     Ranks,
     block_shape,
     obstacle,
+    product_of,
     weight_of,
 )
 
@@ -112,3 +113,16 @@ def _chain(layer: nn.Module, parts: list[nn.Module]) -> nn.Sequential:
         one.weight = nn.Parameter(zeros, weight.requires_grad)
     parts[-1].bias = bias
     return chain.train(layer.training)
+
+
+def factored_weight(model: nn.Module, name: str) -> Tensor:
+    """The weight that the factors of the layer ``name`` stand for, as they are now.
+
+    InvalidArgument if no edit of ``model`` has factored it.
+    """
+    for edit in reversed(edits_of(model)):
+        if isinstance(edit, Factorize) and name in edit.layers:
+            chain = named_module(model, name)
+            assert isinstance(chain, nn.Sequential)
+            return product_of(chain, FACTORIZATIONS.make(str(edit.layers[name]["method"])))
+    raise InvalidArgument(f"{name}: is not factored")
