@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from espalier.analysis.low_rank import factor, factored_bytes
 from espalier.analysis.study import FIGURES, Case, Study, StudyPoint, Tuning, cases, cut, study
 from espalier.analysis.study_report import findings, study_tables
 from espalier.errors import InvalidArgument
@@ -104,19 +103,31 @@ def test_training_moves_centroids_and_keeps_zeros_and_rank(model):
     assert model.fc.weight.unique().numel() <= 2**3 + 1
     other = small()
     cut(other, Case("", "", 0, rank=0.25, tuned=True), data, tuning)
-    assert torch.linalg.matrix_rank(other.fc.weight.detach()) == 8
+    product = other.fc[1].weight @ other.fc[0].weight
+    assert torch.linalg.matrix_rank(product.detach()) == 8
 
 
-def test_truncated_svd_is_the_best_of_its_rank(model):
-    weight = model.fc.weight.detach().clone()
-    factor(model, 0.25)
+def test_a_point_of_low_rank_is_a_file_of_factors(model, evaluate):
+    found = study(model, evaluate, figures=["compression"], jobs=1)
+    weight = model.fc.weight.detach()
+    (point,) = (p for p in found.of("compression", "truncated SVD") if p.case.rank == 0.3)
+    # fc: 10 of 32 in place of 128 x 32; conv: 2 of 8 in place of 8 x 9; out: rank 1 of 4.
+    numbers = 10 * (128 + 32) + 2 * (8 + 9) + (32 + 4) + 8 + 32 + 4
+    assert point.file_bytes < 4 * numbers + 1500
+    cut(model, Case("", "", 0, rank=0.3), None, None)
+    left, right = model.fc[1].weight.detach(), model.fc[0].weight.detach()
+    lost = float((left @ right - weight).square().sum())
     singular = torch.linalg.svdvals(weight)
-    lost = float((model.fc.weight.detach() - weight).square().sum())
-    assert lost == pytest.approx(float(singular[8:].square().sum()), rel=1e-4)
-    numbers = 8 * (128 + 32)  # in place of 128 x 32
-    assert factored_bytes(model) < 4 * (numbers + 80 + 160 + 128) + 1000
-    with pytest.raises(InvalidArgument, match="rank must be a share"):
-        factor(model, 0.0)
+    assert lost == pytest.approx(float(singular[10:].square().sum()), rel=1e-4)
+    shares = [p.share for p in found.of("compression", "Tucker-2")]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) == 7
+
+
+def test_a_pruned_network_can_be_studied_too(model, evaluate):
+    cut(model, Case("", "", 0, density=0.5), None, None)
+    cut(model, Case("", "", 0, rank=0.25), None, None)
+    assert model.fc[0].weight.shape == (8, 128)
 
 
 def test_a_network_without_convolutions(evaluate):

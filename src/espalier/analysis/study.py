@@ -1,8 +1,9 @@
 """``espalier.study``: the figures of Deep Compression, on any network.
 
 Han, Mao and Dally 2016 (arXiv 1510.00149): figure 6 (accuracy against size for pruning, sharing,
-both, and truncated SVD), figure 7 (accuracy against bits, convolutions and fully connected layers
-apart, pruned and not), figure 8 (the initialisations of k-means), and table 6 (numbers of bits).
+both, truncated SVD, and beside it Tucker-2), figure 7 (accuracy against bits, convolutions and fully
+connected layers apart, pruned and not), figure 8 (the initialisations of k-means), and table 6
+(numbers of bits).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,14 +26,14 @@ from torch import nn
 
 from espalier.analysis.evaluations import Evaluate, call_evaluate, pack
 from espalier.analysis.kept import Kept, fingerprint
-from espalier.analysis.low_rank import factor, factored_bytes
 from espalier.analysis.processes import in_processes, serial, until_done
 from espalier.errors import InvalidArgument
 from espalier.options import check_density
-from espalier.parametrization import attach
+from espalier.parametrization import attach, finalize
 from espalier.pruning import prune
 from espalier.quantization.share import share
 from espalier.samples import Data, Samples
+from espalier.structure.factorize import factorize
 from espalier.targets import find_targets, unwrap
 from espalier.torch_io import save
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
@@ -45,6 +47,7 @@ DENSITIES = (0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 BITS = (8, 6, 5, 4, 3, 2, 1)
 BOTH = ((0.3, 8), (0.2, 6), (0.1, 5), (0.05, 5), (0.03, 4), (0.02, 4), (0.01, 3))
 RANKS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02)
+ENERGIES = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7)
 FIGURE_7_BITS = (1, 2, 3, 4, 5, 6, 8)
 FIGURE_8_BITS = (2, 3, 4, 5, 6, 8)
 INITIALISATIONS = ("random", "density", "linear")
@@ -70,8 +73,10 @@ class Case:
     """One network of a study.
 
     ``series`` and ``x`` are its place in the figure. ``base``: ``"trained"`` or ``"pruned"``, the
-    network it begins with. Of ``density``, ``conv_bits``, ``fc_bits`` and ``rank`` (a share of the
-    full rank) those that are set are applied, in this order; ``tuned``: with training after each.
+    network it begins with. Of ``density``, ``conv_bits``, ``fc_bits``, ``rank`` (a truncated SVD of
+    that share of the full rank) and ``energy`` (Tucker-2 for convolutions with a kernel, SVD for
+    the others, with ranks that hold it) those that are set are applied, in this order; ``tuned``:
+    with training after each.
     """
 
     figure: str
@@ -84,6 +89,7 @@ class Case:
     init: str | None = None
     rank: float | None = None
     tuned: bool = False
+    energy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ def cases(figures: Sequence[str], kinds: Sequence[str], tuned: bool) -> list[Cas
             for d, b in BOTH
         ]
         found += [Case(series="truncated SVD", x=r, rank=r, **where) for r in RANKS]
+        if "conv" in kinds and find_spec("tensorly"):
+            found += [Case(series="Tucker-2", x=e, energy=e, **where) for e in ENERGIES]
     if "bits" in figures:
         for base in ("trained", "pruned"):
             for kind, field in (("conv", "conv_bits"), ("linear", "fc_bits")):
@@ -238,8 +246,10 @@ def study(
     -----
     Deviations from the paper: its densities by layer are not given for these figures, so they are
     those of :func:`layer_densities`, which keep more of small layers as the paper's tables do;
-    every size is that of a whole file, entropy-coded, whatever the method; the factors of the
-    truncated SVD are written as they are.
+    every size is that of a whole file, entropy-coded, whatever the method. Beside the truncated SVD
+    stands Tucker-2 (Kim et al. 2016, arXiv 1511.06530) where there are convolutions and tensorly,
+    of the extra ``structure``, is installed; factors that would hold more numbers than their layer
+    are not made.
 
     Examples
     --------
@@ -377,13 +387,9 @@ class _Bench:
         cut(model, case, self.data, self.tuning)
         what = f"{case.figure or 'the network'} {case.series} {case.x:g}"
         metric = call_evaluate(self.evaluate, model, what)
-        if case.rank is not None:
-            size = factored_bytes(model)
-        else:
-            size = save(model, io.BytesIO()).file_bytes
         return {
             "metric": metric,
-            "file_bytes": size,
+            "file_bytes": save(model, io.BytesIO()).file_bytes,
             "seconds": round(monotonic() - start, 2),
         }
 
@@ -477,7 +483,10 @@ def cut(model: nn.Module, case: Case, data: Data | None, tuning: Tuning | None) 
         share(model, wanted, init=case.init)
         _tune(model, case, data, tuning)
     if case.rank is not None:
-        factor(model, case.rank)
+        factorize(finalize(model), case.rank, method="svd")
+        _tune(model, case, data, tuning)
+    if case.energy is not None:
+        factorize(finalize(model), energy=case.energy)
         _tune(model, case, data, tuning)
     return model
 

@@ -71,7 +71,14 @@ def study_tables(study: Study) -> str:
                 ]
                 for p in points
             ]
-            titles = ["", "density, bits or rank", "bytes", "size %", study.metric, "change"]
+            titles = [
+                "",
+                "density, bits, rank or energy",
+                "bytes",
+                "size %",
+                study.metric,
+                "change",
+            ]
             parts.append(f"## {_TITLES[figure]}\n\n{markdown((titles, rows))}")
     return "\n".join(parts)
 
@@ -110,6 +117,9 @@ def _of_compression(study: Study) -> list[Finding]:
     for series in ("pruning", "sharing", "pruning and sharing", "truncated SVD"):
         point = _smallest(study.of("compression", series), study.baseline)
         best[series] = 100 * point.share if point else 100.0
+    if study.of("compression", "Tucker-2"):
+        point = _smallest(study.of("compression", "Tucker-2"), study.baseline)
+        best["Tucker-2"] = 100 * point.share if point else 100.0
     said = ", ".join(f"{series} to {share:.2f}%" for series, share in best.items())
     both, alone = best["pruning and sharing"], min(best["pruning"], best["sharing"])
     here = f"within {LOST} points of the network: {said}"

@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """The studies of Deep Compression, on a network of your own.
 
-    Accuracy against size for pruning, sharing, both, and truncated SVD (figure
-    6); against bits, conv and fc layers apart, pruned and not (figure 7); the
+    Accuracy against size for pruning, sharing, both, truncated SVD and Tucker-2
+    (figure 6); against bits, conv and fc layers apart, pruned and not (figure 7); the
     initialisations of k-means, with and without fine-tuning (figure 8); and
     three pairs of bits (table 6). Finished points are kept in DIR.
 
@@ -115,7 +115,7 @@ def _print(found: Study) -> None:
         for p in found.points
     ]
     typer.echo(f"{found.metric} {found.baseline:.2f}, of the pruned network {found.pruned:.2f}")
-    columns = ["", "density, bits or rank", "bytes", "size", found.metric]
+    columns = ["", "density, bits, rank or energy", "bytes", "size", found.metric]
     console.print_table("Studies", columns, rows)
     from espalier.analysis.study_report import findings
 
