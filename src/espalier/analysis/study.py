@@ -1,9 +1,9 @@
 """``espalier.study``: the figures of Deep Compression, on any network.
 
 Han, Mao and Dally 2016 (arXiv 1510.00149): figure 6 (accuracy against size for pruning, sharing,
-both, truncated SVD, and beside it Tucker-2), figure 7 (accuracy against bits, convolutions and fully
-connected layers apart, pruned and not), figure 8 (the initialisations of k-means), and table 6
-(numbers of bits).
+both, truncated SVD, and beside it Tucker-2), figure 7 (accuracy against bits, convolutions and
+fully connected layers apart, pruned and not), figure 8 (the initialisations of k-means), and
+table 6 (numbers of bits).
 """
 
 from __future__ import annotations
