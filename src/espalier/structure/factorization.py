@@ -155,16 +155,6 @@ def part(
     return made
 
 
-def best_of_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best approximation ``left @ right`` of that rank (Eckart and Young 1936).
-
-    Both factors have the square roots of the singular values, so that training moves them alike.
-    """
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * v[:rank]
-
-
 def product_of(chain: nn.Sequential, method: Factorization) -> Tensor:
     """The weight that a layer's factors stand for, as they are now."""
     groups = groups_of(chain[-1])

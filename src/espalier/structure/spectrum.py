@@ -48,19 +48,45 @@ class Spectrum:
 
 
 def spectrum(matrix: Tensor) -> Spectrum:
-    """The spectrum of ``matrix``, by the eigenvalues of its smaller Gram matrix in float64.
+    """The spectrum of ``matrix``: the eigenvalues of its smaller Gram matrix.
 
-    Energies are those eigenvalues themselves, so nothing is lost by squaring; and of the matrix no
-    more than a few rows are in float64 at a time.
+    Energies are those eigenvalues themselves, so that nothing is lost by squaring.
     """
     rows, columns = matrix.shape
-    tall = matrix if rows >= columns else matrix.T
-    gram = torch.zeros((tall.shape[1],) * 2, dtype=torch.float64, device=matrix.device)
-    for some in tall.split(max(1, _CHUNK // max(1, tall.shape[1]))):
+    energies = torch.linalg.eigvalsh(_gram(matrix if rows <= columns else matrix.T))
+    return Spectrum(energies.flip(0).clamp_min(0).cpu().numpy(), rows, columns)
+
+
+def leading(matrix: Tensor, rank: int) -> Tensor:
+    """The left singular vectors of the ``rank`` largest singular values, (rows, rank)."""
+    return torch.linalg.eigh(_gram(matrix)).eigenvectors[:, -rank:].flip(1).to(matrix.dtype)
+
+
+def best_of_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best approximation ``left @ right`` of that rank (Eckart and Young 1936).
+
+    The truncated SVD, as the projection on the singular vectors of the shorter side: far faster
+    than all of an SVD where the sides differ. Both factors have the square roots of the singular
+    values, so that training moves them alike.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        right, left = best_of_rank(matrix.T, rank)
+        return left.T, right.T
+    vectors = leading(matrix, rank)
+    rest = vectors.T @ matrix
+    root = torch.linalg.vector_norm(rest, dim=1).sqrt()
+    root[root == 0] = 1
+    return vectors * root, rest.div_(root[:, None])
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """``matrix @ matrix.T`` in float64, of the matrix only some columns at a time."""
+    rows = matrix.shape[0]
+    gram = torch.zeros((rows, rows), dtype=torch.float64, device=matrix.device)
+    for some in matrix.split(max(1, _CHUNK // max(1, rows)), dim=1):
         wide = some.double()
-        gram.addmm_(wide.T, wide)
-    energies = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).cpu().numpy()
-    return Spectrum(energies, rows, columns)
+        gram.addmm_(wide, wide.T)
+    return gram
 
 
 def largest(spectra: Sequence[Spectrum], energy: float | None) -> int:

@@ -12,10 +12,10 @@ from espalier.structure.factorization import (
     FACTORIZATIONS,
     Factorization,
     Ranks,
-    best_of_rank,
     block_shape,
     part,
 )
+from espalier.structure.spectrum import best_of_rank
 
 
 @FACTORIZATIONS.register("spatial_svd")
@@ -54,7 +54,7 @@ class SpatialSvd(Factorization):
         outputs, inputs, height, width = block.shape
         left, right = best_of_rank(_matrix(block), ranks[0])
         vertical = left.T.reshape(-1, inputs, height, 1)
-        horizontal = right.view(-1, outputs, 1, width).transpose(0, 1)
+        horizontal = right.reshape(-1, outputs, 1, width).transpose(0, 1)
         return [vertical, horizontal]
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:

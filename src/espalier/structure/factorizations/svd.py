@@ -12,10 +12,10 @@ from espalier.structure.factorization import (
     FACTORIZATIONS,
     Factorization,
     Ranks,
-    best_of_rank,
     block_shape,
     part,
 )
+from espalier.structure.spectrum import best_of_rank
 
 
 @FACTORIZATIONS.register("svd")
@@ -49,7 +49,7 @@ class Svd(Factorization):
     def factors(self, block: Tensor, ranks: Ranks) -> list[Tensor]:
         left, right = best_of_rank(block.flatten(1), ranks[0])
         ones = [1] * (block.dim() - 2)
-        return [right.view(-1, *block.shape[1:]), left.reshape(*left.shape, *ones)]
+        return [right.reshape(-1, *block.shape[1:]), left.reshape(*left.shape, *ones)]
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
         right, left = factors

@@ -18,6 +18,7 @@ from espalier.structure.factorization import (
     block_shape,
     part,
 )
+from espalier.structure.spectrum import leading
 
 _SWEEPS = 10
 _TOLERANCE = 1e-4  # of the relative error, between two sweeps
@@ -64,7 +65,7 @@ class Tucker2(Factorization):
 
     def factors(self, block: Tensor, ranks: Ranks) -> list[Tensor]:
         begin = [
-            _leading(matrix, rank)
+            leading(matrix, rank)
             for (matrix,), rank in zip(self.unfoldings(block), ranks, strict=True)
         ]
         with tensorly("tucker2") as package:
@@ -84,10 +85,3 @@ class Tucker2(Factorization):
         first, core, last = factors
         wide = torch.tensordot(last.flatten(1), core, 1)
         return torch.tensordot(wide, first.flatten(1), ([1], [0])).movedim(-1, 1)
-
-
-def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """The leading left singular vectors, by the Gram matrix, which is small."""
-    wide = matrix.double()
-    vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors
-    return vectors.flip(1)[:, :rank].to(matrix.dtype)
