@@ -34,6 +34,7 @@ _HOMES = {
     "espalier.structure.factorize": ["factorize"],
     "espalier.structure.filters": ["prune_filters"],
     "espalier.structure.fold": ["fold_batch_norms"],
+    "espalier.structure.merge": ["merge", "merge_blockwise", "parameter_groups"],
     "espalier.torch_io": ["load", "save"],
     "espalier.training": ["evaluate", "train"],
 }
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from espalier.structure.factorize import factorize
     from espalier.structure.filters import prune_filters
     from espalier.structure.fold import fold_batch_norms
+    from espalier.structure.merge import merge, merge_blockwise, parameter_groups
     from espalier.torch_io import load, save
     from espalier.training import evaluate, train
 
@@ -95,6 +97,9 @@ __all__ = [
     "finalize",
     "fold_batch_norms",
     "load",
+    "merge",
+    "merge_blockwise",
+    "parameter_groups",
     "profile",
     "prune",
     "prune_filters",

@@ -33,6 +33,11 @@ class StructuralEdit(ABC):
     def describe(self) -> list[str]:
         """What is changed, a line for each layer."""
 
+    @property
+    def new_layers(self) -> list[str]:
+        """Layers whose weights do not follow from those before; they want training."""
+        return []
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {"edit": self.name} | dataclasses.asdict(self)  # type: ignore[call-overload]

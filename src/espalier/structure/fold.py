@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from espalier.errors import InvalidArgument
 from espalier.structure.edit import perform
 from espalier.structure.edits.fold_batch_norm import FoldBatchNorm
+from espalier.structure.traced import Traced
 from espalier.targets import Skipped, unwrap
 
 
@@ -51,18 +51,13 @@ def fold_batch_norms(model: nn.Module) -> FoldReport:
     Identity()
     """
     model = unwrap(model)
-    graph = _traced(model)
-    modules = dict(model.named_modules())
-    calls: dict[str, list[fx.Node]] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(str(node.target), []).append(node)
+    traced = Traced(model)
     pairs: dict[str, str] = {}
     skipped = []
-    for name, module in modules.items():
+    for name, module in traced.modules.items():
         if not isinstance(module, _BatchNorm):
             continue
-        before, reason = _layer_before(name, module, calls, modules)
+        before, reason = _layer_before(name, module, traced)
         if reason:
             skipped.append(Skipped(name, reason))
         else:
@@ -72,31 +67,21 @@ def fold_batch_norms(model: nn.Module) -> FoldReport:
     return FoldReport(tuple(pairs.items()), tuple(skipped))
 
 
-def _traced(model: nn.Module) -> fx.Graph:
-    try:
-        return fx.Tracer().trace(model)
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidArgument(f"the model cannot be traced by torch.fx: {first}") from error
-
-
-def _layer_before(
-    name: str, norm: _BatchNorm, calls: dict[str, list[fx.Node]], modules: dict[str, nn.Module]
-) -> tuple[str, str]:
+def _layer_before(name: str, norm: _BatchNorm, traced: Traced) -> tuple[str, str]:
     """The layer that the batch norm can be folded into, or why there is none."""
+    calls = traced.calls.get(name, [])
     if norm.running_var is None:
         return "", "it keeps no statistics"
-    if len(calls.get(name, [])) != 1:
-        return "", f"it is called {len(calls.get(name, []))} times"
-    source = calls[name][0].args[0]
-    assert isinstance(source, fx.Node)
+    if len(calls) != 1:
+        return "", f"it is called {len(calls)} times"
+    source = traced.source(calls[0])
     before = str(source.target)
-    layer = modules.get(before) if source.op == "call_module" else None
+    layer = traced.modules.get(before) if source.op == "call_module" else None
     if not isinstance(layer, _ConvNd | nn.Linear):
         return "", "no convolution or linear layer stands right before it"
     if isinstance(layer, nn.Linear) and not isinstance(norm, nn.BatchNorm1d):
         return "", f"{before} has other dimensions"
-    if len(calls[before]) != 1 or len(source.users) != 1:
+    if len(traced.calls[before]) != 1 or len(source.users) != 1:
         return "", f"the outputs of {before} are used elsewhere too"
     if parametrize.is_parametrized(layer):
         return "", f"{before} is pruned or shared already; fold before that"
