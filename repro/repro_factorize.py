@@ -4,7 +4,7 @@
 
 Figure 6 of ``espalier study`` for both networks: pruning, sharing, both, truncated SVD, and
 Tucker-2 where there are convolutions; and ranks by variational Bayes, in one shot, as Kim et al.
-2016 (arXiv 1511.06530) choose them. After each cut one epoch on a part of the training images.
+2016 (arXiv 1511.06530) choose them. After each cut the network is trained a little.
 
 ResNet-20 begins from the published weights in ``$ESPALIER_DATA``. Its CIFAR-10 images are a lossy
 copy, on which the weights were not trained: so the network is first trained for one epoch on 20,000
@@ -42,7 +42,7 @@ FIRST = {"epochs": 1, "lr": 1e-3, "batch_size": 128}
 FIRST_SAMPLES = 20_000
 TUNING = {
     "resnet20": Tuning(epochs=1, lr=5e-4, samples=2_560),
-    "lenet300": Tuning(epochs=1, lr=1e-3, samples=10_000),
+    "lenet300": Tuning(epochs=2, lr=1e-3),
 }
 
 
@@ -129,8 +129,9 @@ def page(results: dict[str, tuple[Study, dict[str, Any]]]) -> str:
         lines += [
             f"# {name}",
             "",
-            f"{found.data}; after each cut {tuning.epochs} epoch on {tuning.samples:,} training "
-            f"images, learning rate {tuning.lr:g}.",
+            f"{found.data}; after each cut {tuning.epochs} epochs on "
+            f"{f'{tuning.samples:,}' if tuning.samples else 'all'} training images, learning rate "
+            f"{tuning.lr:g}.",
             "",
             f"Ranks by variational Bayes: {before:,} -> {after:,} parameters, "
             f"{bayes['file_bytes']:,} bytes, accuracy {bayes['accuracy']['at once']:.2f} at once "

@@ -102,23 +102,23 @@ def test_training_moves_centroids_and_keeps_zeros_and_rank(model):
     assert model.conv.weight.unique().numel() <= 2**2 + 1
     assert model.fc.weight.unique().numel() <= 2**3 + 1
     other = small()
-    cut(other, Case("", "", 0, rank=0.25, tuned=True), data, tuning)
+    cut(other, Case("", "", 0, energy=0.6, tuned=True), data, tuning)
     product = other.fc[1].weight @ other.fc[0].weight
-    assert torch.linalg.matrix_rank(product.detach()) == 8
+    assert torch.linalg.matrix_rank(product.detach()) == other.fc[0].out_features < 32
 
 
 def test_a_point_of_low_rank_is_a_file_of_factors(model, evaluate):
     found = study(model, evaluate, figures=["compression"], jobs=1)
     weight = model.fc.weight.detach()
-    (point,) = (p for p in found.of("compression", "truncated SVD") if p.case.rank == 0.3)
-    # fc: 10 of 32 in place of 128 x 32; conv: 2 of 8 in place of 8 x 9; out: rank 1 of 4.
-    numbers = 10 * (128 + 32) + 2 * (8 + 9) + (32 + 4) + 8 + 32 + 4
-    assert point.file_bytes < 4 * numbers + 1500
-    cut(model, Case("", "", 0, rank=0.3), None, None)
+    squares = torch.linalg.svdvals(weight).square()
+    rank = int((squares.cumsum(0) < 0.4 * squares.sum()).sum()) + 1
+    cut(model, Case("", "", 0, energy=0.4, method="svd"), None, None)
     left, right = model.fc[1].weight.detach(), model.fc[0].weight.detach()
+    assert left.shape == (32, rank)
     lost = float((left @ right - weight).square().sum())
-    singular = torch.linalg.svdvals(weight)
-    assert lost == pytest.approx(float(singular[10:].square().sum()), rel=1e-4)
+    assert lost == pytest.approx(float(squares[rank:].sum()), rel=1e-4)
+    (point,) = (p for p in found.of("compression", "truncated SVD") if p.case.energy == 0.4)
+    assert point.file_bytes < 4 * sum(p.numel() for p in model.parameters()) + 1500
     shares = [p.share for p in found.of("compression", "Tucker-2")]
     assert shares == sorted(shares, reverse=True)
     assert len(shares) == 7
@@ -126,8 +126,8 @@ def test_a_point_of_low_rank_is_a_file_of_factors(model, evaluate):
 
 def test_a_pruned_network_can_be_studied_too(model, evaluate):
     cut(model, Case("", "", 0, density=0.5), None, None)
-    cut(model, Case("", "", 0, rank=0.25), None, None)
-    assert model.fc[0].weight.shape == (8, 128)
+    cut(model, Case("", "", 0, energy=0.5), None, None)
+    assert isinstance(model.fc, nn.Sequential)
 
 
 def test_a_network_without_convolutions(evaluate):

@@ -41,13 +41,12 @@ from espalier.training.loop import Settings, train
 from espalier.training.progress import Progress, reporting
 
 FIGURES = ("compression", "bits", "initialisation", "table")
-VERSION = 1
+VERSION = 2
 
 DENSITIES = (0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 BITS = (8, 6, 5, 4, 3, 2, 1)
 BOTH = ((0.3, 8), (0.2, 6), (0.1, 5), (0.05, 5), (0.03, 4), (0.02, 4), (0.01, 3))
-RANKS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02)
-ENERGIES = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7)
+ENERGIES = (0.97, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 FIGURE_7_BITS = (1, 2, 3, 4, 5, 6, 8)
 FIGURE_8_BITS = (2, 3, 4, 5, 6, 8)
 INITIALISATIONS = ("random", "density", "linear")
@@ -73,10 +72,9 @@ class Case:
     """One network of a study.
 
     ``series`` and ``x`` are its place in the figure. ``base``: ``"trained"`` or ``"pruned"``, the
-    network it begins with. Of ``density``, ``conv_bits``, ``fc_bits``, ``rank`` (a truncated SVD of
-    that share of the full rank) and ``energy`` (Tucker-2 for convolutions with a kernel, SVD for
-    the others, with ranks that hold it) those that are set are applied, in this order; ``tuned``:
-    with training after each.
+    network it begins with. Of ``density``, ``conv_bits``, ``fc_bits`` and ``energy`` those that are
+    set are applied, in this order; ``tuned``: with training after each. ``energy``: low rank that
+    holds it in each layer, by ``method``, or by what goes with the kind of layer.
     """
 
     figure: str
@@ -87,9 +85,9 @@ class Case:
     conv_bits: int | None = None
     fc_bits: int | None = None
     init: str | None = None
-    rank: float | None = None
-    tuned: bool = False
     energy: float | None = None
+    method: str | None = None
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,14 @@ def cases(figures: Sequence[str], kinds: Sequence[str], tuned: bool) -> list[Cas
             Case(series="pruning and sharing", x=d, density=d, conv_bits=b, fc_bits=b, **where)
             for d, b in BOTH
         ]
-        found += [Case(series="truncated SVD", x=r, rank=r, **where) for r in RANKS]
+        low_rank: dict[str, str | None] = {"truncated SVD": "svd"}
         if "conv" in kinds and find_spec("tensorly"):
-            found += [Case(series="Tucker-2", x=e, energy=e, **where) for e in ENERGIES]
+            low_rank["Tucker-2"] = None
+        found += [
+            Case(series=series, x=e, energy=e, method=method, **where)
+            for series, method in low_rank.items()
+            for e in ENERGIES
+        ]
     if "bits" in figures:
         for base in ("trained", "pruned"):
             for kind, field in (("conv", "conv_bits"), ("linear", "fc_bits")):
@@ -246,10 +249,11 @@ def study(
     -----
     Deviations from the paper: its densities by layer are not given for these figures, so they are
     those of :func:`layer_densities`, which keep more of small layers as the paper's tables do;
-    every size is that of a whole file, entropy-coded, whatever the method. Beside the truncated SVD
-    stands Tucker-2 (Kim et al. 2016, arXiv 1511.06530) where there are convolutions and tensorly,
-    of the extra ``structure``, is installed; factors that would hold more numbers than their layer
-    are not made.
+    every size is that of a whole file, entropy-coded, whatever the method; the ranks of the
+    truncated SVD are those that hold one share of the energy of every layer. Beside it stands
+    Tucker-2 (Kim et al. 2016, arXiv 1511.06530) where there are convolutions and tensorly, of the
+    extra ``structure``, is installed. Factors that would hold more numbers than their layer are not
+    made.
 
     Examples
     --------
@@ -482,11 +486,8 @@ def cut(model: nn.Module, case: Case, data: Data | None, tuning: Tuning | None) 
     if wanted:
         share(model, wanted, init=case.init)
         _tune(model, case, data, tuning)
-    if case.rank is not None:
-        factorize(finalize(model), case.rank, method="svd")
-        _tune(model, case, data, tuning)
     if case.energy is not None:
-        factorize(finalize(model), energy=case.energy)
+        factorize(finalize(model), energy=case.energy, method=case.method)
         _tune(model, case, data, tuning)
     return model
 

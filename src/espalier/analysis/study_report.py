@@ -73,7 +73,7 @@ def study_tables(study: Study) -> str:
             ]
             titles = [
                 "",
-                "density, bits, rank or energy",
+                "density, bits or energy",
                 "bytes",
                 "size %",
                 study.metric,

@@ -115,7 +115,7 @@ def _print(found: Study) -> None:
         for p in found.points
     ]
     typer.echo(f"{found.metric} {found.baseline:.2f}, of the pruned network {found.pruned:.2f}")
-    columns = ["", "density, bits, rank or energy", "bytes", "size", found.metric]
+    columns = ["", "density, bits or energy", "bytes", "size", found.metric]
     console.print_table("Studies", columns, rows)
     from espalier.analysis.study_report import findings
 
