@@ -339,6 +339,43 @@ def test_edits_stack_in_any_order(tmp_path):
     assert torch.equal(onward(x), model(x))
 
 
+def layered() -> nn.Sequential:
+    """Convolutions with everything that can be merged into them, and two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.LocalResponseNorm(3),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 32),
+        nn.ReLU(),
+        nn.Linear(32, 4),
+    ).eval()
+
+
+def test_filters_then_merging_then_factors_then_masks_and_codebooks(tmp_path):
+    torch.manual_seed(0)
+    model, x = layered(), torch.randn(32, 3, 16, 16)
+    espalier.prune_filters(model, 0.75, example=x[:1])
+    espalier.merge(model, x[:1], batches=[(x, None)])
+    report = espalier.factorize(model, 0.4, example=x[:1])
+    assert {layer.method for layer in report.layers} == {"tucker2", "svd"}
+    espalier.prune(model, 0.5)
+    espalier.share(model, bits=4)
+    espalier.save(model, tmp_path / "m.esp")
+    fresh = espalier.load(tmp_path / "m.esp", into=layered())
+    assert torch.equal(fresh(x), model(x))
+    names = [edit.name for edit in espalier.edits_of(fresh)]
+    assert names[0] == "keep_channels"
+    assert names[-1] == "factorize"
+    assert "streamline" in names
+
+
 def test_edits_of_another_architecture_leave_the_model_as_it_was(tmp_path):
     model = zoo.resnet20()
     espalier.factorize(model, {"layer1*": 4})
