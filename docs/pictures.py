@@ -121,6 +121,21 @@ def profile(folder: Path) -> None:
     shutil.copy(folder / "time.svg", IMAGES / "profile-figure.svg")
 
 
+def speed(folder: Path) -> None:
+    """ResNet-20 with half of the filters that its shortcuts let go."""
+    import torch
+
+    import espalier
+    from espalier import zoo
+
+    model = zoo.resnet20()
+    espalier.prune_filters(model, 0.5, example=torch.zeros(1, 3, 32, 32))
+    espalier.save(model, folder / "pruned.esp")
+    terminal(
+        "speed", "speed pruned.esp --model espalier.zoo:resnet20 --input-shape 3,32,32", folder
+    )
+
+
 def analysis(folder: Path) -> None:
     """A short run, and what can be asked of it."""
     (folder / "short.yaml").write_text(SHORT)
@@ -131,7 +146,7 @@ def analysis(folder: Path) -> None:
     terminal("study", "study short --figures table --epochs 0 --out study -j 1", folder)
 
 
-PARTS = {"files": files, "demo": demo, "profile": profile, "analysis": analysis}
+PARTS = {"files": files, "demo": demo, "profile": profile, "speed": speed, "analysis": analysis}
 
 
 def main() -> None:

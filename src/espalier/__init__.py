@@ -17,6 +17,7 @@ _HOMES = {
     "espalier.analysis.choose": ["choose"],
     "espalier.analysis.search": ["search"],
     "espalier.analysis.sensitivity": ["sensitivity"],
+    "espalier.analysis.speed": ["compare_speed"],
     "espalier.analysis.study": ["study"],
     "espalier.errors": ["CorruptFile", "DataUnavailable", "EspalierError", "EspalierWarning"]
     + ["FormatError", "InvalidArgument", "MissingDependency", "TruncatedFile"]
@@ -32,7 +33,7 @@ _HOMES = {
     "espalier.recipe": ["run_recipe"],
     "espalier.structure.edit": ["edits_of"],
     "espalier.structure.factorize": ["factorize"],
-    "espalier.structure.filters": ["prune_filters"],
+    "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.structure.merge": ["merge", "merge_blockwise", "parameter_groups"],
     "espalier.torch_io": ["load", "save"],
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from espalier.analysis.report import write_report
     from espalier.analysis.search import search
     from espalier.analysis.sensitivity import sensitivity
+    from espalier.analysis.speed import compare_speed
     from espalier.analysis.study import study
     from espalier.errors import (
         CorruptFile,
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from espalier.recipe import run_recipe
     from espalier.structure.edit import edits_of
     from espalier.structure.factorize import factorize
-    from espalier.structure.filters import prune_filters
+    from espalier.structure.filters import prune_filters, prune_filters_layerwise
     from espalier.structure.fold import fold_batch_norms
     from espalier.structure.merge import merge, merge_blockwise, parameter_groups
     from espalier.torch_io import load, save
@@ -90,6 +92,7 @@ __all__ = [
     "attach",
     "choose",
     "collect_curvature",
+    "compare_speed",
     "diagonal_fisher",
     "edits_of",
     "evaluate",
@@ -103,6 +106,7 @@ __all__ = [
     "profile",
     "prune",
     "prune_filters",
+    "prune_filters_layerwise",
     "quantize_rd",
     "reestimate_batchnorm",
     "run_recipe",

@@ -43,3 +43,16 @@ class DataUnavailable(EspalierError, OSError):
 
 class EspalierWarning(UserWarning):
     """Something was done differently from what was asked, and why."""
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What ``error`` says, in one line of at most ``limit`` characters, for a message of ours.
+
+    Examples
+    --------
+    >>> first_line(ValueError("no such layer\\nat line 3"))
+    'no such layer'
+    >>> first_line(KeyboardInterrupt())
+    'KeyboardInterrupt'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:limit]

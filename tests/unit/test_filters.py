@@ -9,7 +9,9 @@ from torch import nn
 import espalier
 from espalier import zoo
 from espalier.errors import FormatError, InvalidArgument
+from espalier.structure.budget import latency_ratio
 from espalier.structure.channels import from_ranges, to_ranges
+from espalier.structure.cost import cost
 from espalier.structure.edit import edit_from_json
 from espalier.structure.filter_criterion import FILTER_CRITERIA, FilterStats
 from espalier.structure.graph import filter_groups
@@ -179,6 +181,55 @@ def test_a_budget_is_kept_and_nearly_used(target, scope):
     assert 0.37 < share <= 0.4
 
 
+def test_measured_time_is_a_budget(monkeypatch):
+    torch.manual_seed(0)
+    model, example, seen = zoo.vgg16_cifar(), torch.zeros(4, 3, 32, 32), []
+
+    def ratio(candidate, original, given):
+        assert original is model
+        assert given is example
+        seen.append(candidate)
+        return cost(candidate, IMAGE).macs / cost(original, IMAGE).macs  # as if time were that
+
+    monkeypatch.setattr("espalier.structure.budget.latency_ratio", ratio)
+    report = espalier.prune_filters(model, example=example, latency=0.4)
+    assert 0.3 < report.after.macs / report.before.macs <= 0.4
+    assert len(seen) == 8  # the narrowest, and seven halvings
+    assert len(espalier.edits_of(model)) == 1
+
+
+def test_the_ratio_of_a_network_that_does_a_tenth_is_less_than_one():
+    wide, narrow = nn.Linear(2000, 2000), nn.Linear(2000, 20)
+    assert latency_ratio(narrow, wide, torch.zeros(8, 2000)) < 0.7
+
+
+@pytest.mark.parametrize("criterion", ["l1", "taylor"])
+def test_layer_by_layer_ranks_each_group_when_its_turn_comes(criterion):
+    torch.manual_seed(0)
+    model = zoo.resnet20()
+    batches = [(torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,)))]
+    keep = {"*": None, "layer1.*": 0.5, "layer2.1.conv1": 0.25, "layer3.0.conv1": 1.0}
+    seen = []
+    for group in espalier.prune_filters_layerwise(
+        model, keep, example=IMAGE, criterion=criterion, batches=batches
+    ):
+        seen.append((group.layers, group.filters, group.kept))
+        if group.layers == ("layer1.0.conv1",):  # as if retraining had made two filters important
+            with torch.no_grad():
+                model.layer1[1].conv1.weight.zero_()
+                model.layer1[1].conv1.weight[[3, 7, 8, 9, 12, 13, 14, 15]] = 1
+    assert seen == [
+        (("layer1.0.conv1",), 16, 8),
+        (("layer1.1.conv1",), 16, 8),
+        (("layer1.2.conv1",), 16, 8),
+        (("layer2.1.conv1",), 32, 8),
+    ]
+    if criterion == "l1":
+        assert espalier.edits_of(model)[1].layers["layer1.1.conv1"]["out"] == "3,7-9,12-15"
+    assert len(espalier.edits_of(model)) == 4
+    assert model(IMAGE).shape == (1, 10)
+
+
 def test_what_cannot_be_removed_is_listed_with_its_reason():
     model = zoo.resnet20()
     report = espalier.prune_filters(model, 0.5, example=IMAGE)
@@ -195,7 +246,9 @@ def test_what_cannot_be_removed_is_listed_with_its_reason():
     [
         ({"keep": 0.0}, "keep must be a number in"),
         ({"keep": {"nothing*": 0.5}}, "nothing"),
-        ({}, "give one of keep, macs and parameters"),
+        ({}, "give one of keep, macs, parameters and latency"),
+        ({"macs": 0.5, "latency": 0.5}, "give one of macs, parameters, latency, not macs and lat"),
+        ({"latency": 1.5}, r"latency must be a number in \(0, 1\], not 1.5"),
         ({"keep": 0.5, "macs": 0.5}, "give one of"),
         ({"keep": 0.5, "scope": "all"}, "scope must be"),
         ({"keep": 0.5, "criterion": "entropy"}, "needs batches"),

@@ -32,6 +32,11 @@ def network(width: int = 16) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 3))
 
 
+def deeper() -> nn.Sequential:
+    layers = [nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)]
+    return nn.Sequential(*layers)
+
+
 def samples(data_dir: object = None) -> tuple[Samples, Samples]:
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(0, 3, (400,), generator=generator)
@@ -110,6 +115,35 @@ stages:
   - share: {bits: 3}
   - save: {path: b.esp}
 """
+
+
+def test_layer_by_layer_filters_go_on_with_the_layer_that_they_were_at(tmp_path):
+    head = FILTERS.split("  - train")[0].replace("recipe:network", "recipe:deeper")
+    text = head + "  - train: {epochs: 1, batch_size: 32}\n"
+    text += (
+        "  - prune_filters: {keep: 0.25, layerwise: {epochs: 2, batch_size: 32, distill: 0.5}}\n"
+    )
+    recipe = parse_recipe(text + "  - save: {path: a.esp}\n", "x")
+    whole = run_recipe(recipe, tmp_path / "whole")
+    steps = []
+
+    def stop_in_the_second_layer(stage: str, done: int, total: int, text: str) -> None:
+        steps.append(done)
+        if len(steps) == 7 + 14 + 10:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=stop_in_the_second_layer)
+    kept = sorted(p.name for p in (tmp_path / "run").glob("stage-*.pt"))
+    assert kept == ["stage-02-01.pt", "stage-02-02.pt"]
+    resumed = run_recipe(recipe, tmp_path / "run", resume=True)
+    first, second = ((tmp_path / run / "a.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+    layers = resumed.stages[1].values["layers"]
+    assert [(row["layers"], row["kept"]) for row in layers] == [(("0",), 4), (("2",), 4)]
+    assert whole.stages[1].values["parameters"][1] == sum(
+        p.numel() for p in resumed.model.parameters()
+    )
 
 
 def test_a_run_that_removes_filters_resumes_too(tmp_path):

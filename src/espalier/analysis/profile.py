@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
@@ -20,7 +18,8 @@ from espalier.analysis.operations import (
     dispatched_operations,
     traced_operations,
 )
-from espalier.errors import InvalidArgument
+from espalier.errors import InvalidArgument, first_line
+from espalier.timing import Clock, clock_for, evaluating, quantile, run_once
 from espalier.training.progress import Progress, reporting
 
 TENSOR, NON_TENSOR = "tensor", "non-tensor"
@@ -211,14 +210,14 @@ def profile(
         raise InvalidArgument(f"repeats {repeats} must be at least 1, warmup {warmup} at least 0")
     if not inputs:
         raise InvalidArgument("profile takes the inputs of one forward pass")
-    clock = _clock(model, inputs)
-    with _evaluating(model), parametrize.cached(), reporting(progress) as report:
-        _try(model, inputs)
+    clock = clock_for(model, inputs)
+    with evaluating(model), parametrize.cached(), reporting(progress) as report:
+        run_once(model, inputs)
         operations, method, note = _operations(model, inputs)
         rows = _describe(operations)
         times, whole = _measure(model, inputs, operations, clock, repeats, warmup, report)
     measured = [
-        replace(row, ms=median(each), ms_low=_quantile(each, 0.25), ms_high=_quantile(each, 0.75))
+        replace(row, ms=median(each), ms_low=quantile(each, 0.25), ms_high=quantile(each, 0.75))
         for row, each in zip(rows, times, strict=True)
     ]
     shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
@@ -239,30 +238,9 @@ def _operations(model: nn.Module, inputs: Sequence[Any]) -> tuple[Operations, st
     try:
         operations = traced_operations(model, inputs)
     except Exception as error:  # noqa: BLE001 - tracing runs the user's code, which may raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         found = dispatched_operations(model, inputs)
-        return found, "dispatched", f"the model cannot be traced: {reason}"
+        return found, "dispatched", f"the model cannot be traced: {first_line(error)}"
     return operations, "traced", ""
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _try(model: nn.Module, inputs: Sequence[Any]) -> None:
-    try:
-        model(*inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidArgument(f"the model fails on inputs of shape {shapes}: {what}") from error
 
 
 def _describe(operations: Operations) -> list[OperationTime]:
@@ -290,59 +268,11 @@ def _describe(operations: Operations) -> list[OperationTime]:
     return rows
 
 
-# ---------------------------------------------------------------- clocks
-
-
-class _Clock:
-    """Milliseconds between marks, on a CPU."""
-
-    device = "cpu"
-
-    def mark(self) -> Any:
-        return time.perf_counter_ns()
-
-    def wait(self) -> None:
-        """Let everything before the last mark be over."""
-
-    def between(self, start: Any, end: Any) -> float:
-        return (end - start) / 1e6
-
-
-class _CudaClock(_Clock):
-    """The same by CUDA events, which stand in the stream beside the work."""
-
-    device = "cuda"
-
-    def mark(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def wait(self) -> None:
-        torch.cuda.synchronize()
-
-    def between(self, start: Any, end: Any) -> float:
-        return float(start.elapsed_time(end))
-
-
-def _clock(model: nn.Module, inputs: Sequence[Any]) -> _Clock:
-    tensors = [*model.parameters(), *(x for x in inputs if isinstance(x, Tensor))]
-    kinds = {tensor.device.type for tensor in tensors}
-    if len(kinds) > 1:
-        raise InvalidArgument(
-            f"model and inputs lie on several devices: {', '.join(sorted(kinds))}"
-        )
-    kind = kinds.pop() if kinds else "cpu"
-    if kind not in ("cpu", "cuda"):
-        raise InvalidArgument(f"device {kind}: profiles are taken on a CPU or with CUDA")
-    return _CudaClock() if kind == "cuda" else _Clock()
-
-
 def _measure(
     model: nn.Module,
     inputs: Sequence[Any],
     operations: Operations,
-    clock: _Clock,
+    clock: Clock,
     repeats: int,
     warmup: int,
     progress: Progress | None,
@@ -366,8 +296,3 @@ def _measure(
         if progress:
             progress(i + warmup + 1, repeats + warmup, "profile")
     return times, whole
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[round(q * (len(ordered) - 1))]

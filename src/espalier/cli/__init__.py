@@ -28,6 +28,7 @@ from espalier.cli import (
     run,
     search,
     sensitivity,
+    speed,
     study,
     verify,
 )
@@ -59,6 +60,7 @@ for _module in (
     search,
     study,
     profile,
+    speed,
     report,
     convert,
 ):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from espalier.cli import console
-from espalier.errors import InvalidArgument
+from espalier.cli import console, networks
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from espalier.analysis.profile import OperationTime, Profile
 
 
 def command(
-    model: Annotated[str, typer.Option(metavar="PKG.MOD:FUNCTION", help="Builds the network.")],
+    model: networks.Model,
     input_shape: Annotated[
         str | None,
         typer.Option(metavar="C,H,W", help="Of one input, without the batch.", show_default=False),
@@ -31,11 +28,8 @@ def command(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Of PyTorch on the CPU.", show_default="its own"),
-    ] = None,
+    device: networks.Device = "cpu",
+    threads: networks.Threads = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Measured passes.")] = 20,
     warmup: Annotated[int, typer.Option(metavar="N", min=0, help="Passes before.")] = 3,
     plot: Annotated[
@@ -63,9 +57,13 @@ def command(
         raise typer.BadParameter("give either --input-shape or --inputs")
     if threads is not None:
         torch.set_num_threads(threads)
-    place = _device(device)
-    network = _network(model).to(place)
-    given = [x.to(place) if torch.is_tensor(x) else x for x in _inputs(input_shape, batch, inputs)]
+    place = networks.device(device)
+    network = networks.network(model).to(place)
+    if inputs is not None:
+        given = networks.inputs(inputs)
+    else:
+        given = [networks.random_input(str(input_shape), batch)]
+    given = [x.to(place) if torch.is_tensor(x) else x for x in given]
     with console.stages(quiet) as tell:
 
         def progress(done: int, total: int, _text: str) -> None:
@@ -79,44 +77,6 @@ def command(
         console.print_json({"model": model} | found.to_json())
     elif not quiet:
         _print(found)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name not in ("cpu", "cuda"):
-        raise InvalidArgument(f"--device must be cpu or cuda, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument("--device cuda: PyTorch finds no CUDA device here")
-    return torch.device(name)
-
-
-def _network(reference: str) -> nn.Module:
-    from torch import nn
-
-    from espalier.recipe.refs import resolve
-
-    network = resolve(reference, "--model")()
-    if not isinstance(network, nn.Module):
-        raise InvalidArgument(f"--model: {reference} gave a {type(network).__name__}, not a Module")
-    return network
-
-
-def _inputs(shape: str | None, batch: int, reference: str | None) -> list[Any]:
-    import torch
-
-    if reference is not None:
-        from espalier.recipe.refs import resolve
-
-        given = resolve(reference, "--inputs")()
-        return list(given) if isinstance(given, list | tuple) else [given]
-    try:
-        sizes = [int(part) for part in str(shape).replace("x", ",").split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise InvalidArgument(f"--input-shape {shape!r} must be sizes, as in 3,224,224")
-    return [torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))]
 
 
 def _print(found: Profile) -> None:

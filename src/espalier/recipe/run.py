@@ -16,7 +16,7 @@ from espalier.container import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_data, build_model
-from espalier.recipe.schema import Recipe, Share, load_recipe
+from espalier.recipe.schema import Recipe, Train, load_recipe
 from espalier.recipe.stages import TEACHER, Context, run_stage
 from espalier.recipe.state import model_state, restore
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
@@ -151,8 +151,8 @@ def _epochs(recipe: Recipe, done: list[StageResult]) -> int:
     total = 0
     for stage, result in zip(recipe.stages, done, strict=False):
         total += len(result.values.get("epochs", ()))
-        if isinstance(stage.options, Share) and stage.options.layerwise is not None:
-            total += len(result.values["layers"]) * stage.options.layerwise.epochs
+        if stage.training is not None and not isinstance(stage.options, Train):
+            total += len(result.values["layers"]) * stage.training.epochs
     return total
 
 

@@ -102,15 +102,22 @@ class PruneFilters(_Strict):
     keep: _Density | None = None
     macs: _Fraction | None = None
     parameters: _Fraction | None = None
+    latency: _Fraction | None = None
+    """Share of the measured time of a forward pass on one sample."""
     criterion: str = "l1"
     scope: Literal["layer", "global"] = "layer"
     samples: Annotated[int, Field(ge=1)] = 1024
     """For criteria that look at outputs or gradients: how many training samples."""
+    layerwise: Train | None = None
+    """Prune one group of layers after another, and train like this after each."""
 
     @model_validator(mode="after")
     def _one_of(self) -> PruneFilters:
-        if sum(v is not None for v in (self.keep, self.macs, self.parameters)) != 1:
-            raise ValueError("give one of keep, macs and parameters")
+        given = (self.keep, self.macs, self.parameters, self.latency)
+        if sum(v is not None for v in given) != 1:
+            raise ValueError("give one of keep, macs, parameters and latency")
+        if self.layerwise is not None and (self.keep is None or self.scope != "layer"):
+            raise ValueError("layerwise takes keep, with scope: layer")
         return self
 
 
@@ -221,8 +228,14 @@ class Stage(_Strict):
     @property
     def distills(self) -> bool:
         """Whether it learns from another network's outputs."""
-        training = self.options.layerwise if isinstance(self.options, Share) else self.options
-        return isinstance(training, Train) and training.distill > 0
+        return self.training is not None and self.training.distill > 0
+
+    @property
+    def training(self) -> Train | None:
+        """How it trains, as a whole or after each of its layers; None if it does not."""
+        if isinstance(self.options, Train):
+            return self.options
+        return getattr(self.options, "layerwise", None)
 
     @model_validator(mode="before")
     @classmethod
@@ -278,11 +291,7 @@ class Recipe(_Strict):
 
     def trains_after(self, index: int) -> bool:
         """Whether a stage after that at ``index`` trains."""
-        return any(
-            isinstance(stage.options, Train)
-            or (isinstance(stage.options, Share) and stage.options.layerwise is not None)
-            for stage in self.stages[index + 1 :]
-        )
+        return any(stage.training is not None for stage in self.stages[index + 1 :])
 
     @property
     def distills(self) -> bool:

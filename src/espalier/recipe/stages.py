@@ -27,8 +27,9 @@ from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_model
 from espalier.recipe.state import restore
 from espalier.samples import Samples
+from espalier.structure.cost import cost
 from espalier.structure.factorize import factorize
-from espalier.structure.filters import prune_filters
+from espalier.structure.filters import prune_filters, prune_filters_layerwise
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
 from espalier.training.checkpoint import load_checkpoint
@@ -184,6 +185,8 @@ def _prune(context: Context, options: schema.Prune) -> dict[str, Any]:
 def _prune_filters(context: Context, options: schema.PruneFilters) -> dict[str, Any]:
     batches = _samples(context, options.samples)
     example = next(x for x, _ in batches)[:1]
+    if options.layerwise is not None:
+        return _prune_filters_layerwise(context, options, options.layerwise)
     report = prune_filters(
         context.model,
         options.keep,
@@ -192,6 +195,7 @@ def _prune_filters(context: Context, options: schema.PruneFilters) -> dict[str, 
         scope=options.scope,
         macs=options.macs,
         parameters=options.parameters,
+        latency=options.latency,
         batches=batches,
     )
     return {
@@ -206,6 +210,32 @@ def _factorize(context: Context, options: schema.Factorize) -> dict[str, Any]:
     example = next(x for x, _ in _samples(context, 1))[:1]
     report = factorize(context.model, example=example, **options.model_dump())
     return asdict(report)
+
+
+def _prune_filters_layerwise(
+    context: Context, options: schema.PruneFilters, training: schema.Train
+) -> dict[str, Any]:
+    batches = _samples(context, options.samples)
+    example = next(x for x, _ in batches)[:1]
+    assert options.keep is not None
+    before, layers = cost(context.model, example), []
+    # As with shared layers: a resumed stage cuts the finished groups again, from the same weights.
+    groups = prune_filters_layerwise(
+        context.model,
+        options.keep,
+        example=example,
+        criterion=options.criterion,
+        batches=batches,
+    )
+    for i, group in enumerate(groups):
+        trained = _train(context, training, context.checkpoint(part=i + 1))
+        layers.append(asdict(group) | {"held_out_error": trained["held_out_error"]})
+    after = cost(context.model, example)
+    return {
+        "layers": layers,
+        "macs": [before.macs, after.macs],
+        "parameters": [before.parameters, after.parameters],
+    }
 
 
 def _share(context: Context, options: schema.Share) -> dict[str, Any]:

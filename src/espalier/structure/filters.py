@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, kept_count
+from espalier.structure.budget import Budget, largest_within, spending
 from espalier.structure.cost import Cost, cost
 from espalier.structure.edit import perform
 from espalier.structure.filter_criterion import FILTER_CRITERIA, FilterCriterion, FilterStats
@@ -59,6 +61,7 @@ def prune_filters(
     scope: str = "layer",
     macs: float | None = None,
     parameters: float | None = None,
+    latency: float | None = None,
     batches: Batches | None = None,
     loss: Loss | None = None,
 ) -> FilterReport:
@@ -85,9 +88,11 @@ def prune_filters(
     scope : {"layer", "global"}
         Whether scores are compared within a layer, or over all of them, each layer's divided by
         their root mean square; then ``keep`` is one value.
-    macs, parameters : float, optional
-        In place of ``keep``: the share of the network's multiply-accumulates, or parameters, that
-        may stay; reached from below, with ``scope="layer"`` by one share of filters for all.
+    macs, parameters, latency : float, optional
+        In place of ``keep``: the share of the network's multiply-accumulates, its parameters, or
+        its measured time that may stay; reached from below, with ``scope="layer"`` by one share of
+        filters for all. The time is that of one forward pass on ``example``, by PyTorch as it is,
+        measured in turn with the original's.
     batches, loss :
         Samples ``(inputs, targets)``, and ``loss(outputs, targets)`` (cross-entropy by default),
         for criteria that look at outputs or gradients.
@@ -113,8 +118,9 @@ def prune_filters(
     """
     model = unwrap(model)
     method = FILTER_CRITERIA.make(criterion)
-    if sum(value is not None for value in (keep, macs, parameters)) != 1:
-        raise InvalidArgument("give one of keep, macs and parameters")
+    budget = Budget.of(macs=macs, parameters=parameters, latency=latency)
+    if (keep is None) == (budget is None):
+        raise InvalidArgument("give one of keep, macs, parameters and latency")
     if scope not in ("layer", "global"):
         raise InvalidArgument(f"scope must be 'layer' or 'global', not {scope!r}")
     groups = filter_groups(model, example)
@@ -129,17 +135,64 @@ def prune_filters(
         shares = [own if share is None else share for _, own in chosen]
         return list(zip(ranked, _kept(ranked, scores, shares, scope), strict=True))
 
-    if keep is not None:
+    if budget is None:
         final = removed(None)
     else:
-        limit, what = (macs, "macs") if macs is not None else (parameters, "parameters")
-        assert limit is not None
-        final = _within(removed, check_keep(limit), what, before, model)
+        spent = spending(budget, model, example, before)
+        final = largest_within(
+            budget, removed, lambda candidate: spent(keep_channels(candidate, model))
+        )
     edit = keep_channels(final, model)
     if edit.layers:
         perform(model, [edit])
     kept = tuple(PrunedFilters(tuple(g.layers), g.filters, len(k)) for g, k in final)
     return FilterReport(kept, tuple(skipped), before, cost(model, example))
+
+
+def prune_filters_layerwise(
+    model: nn.Module,
+    keep: Keep,
+    *,
+    example: Any,
+    criterion: str | FilterCriterion = "l1",
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+) -> Iterator[PrunedFilters]:
+    """Remove filters from one group of layers after another; the caller retrains in between.
+
+    Li et al. 2017 (arXiv 1608.08710, section 3.4, "prune and retrain iteratively"). Each group is
+    ranked when its turn comes, so that the scores are those of the retrained network. Options as
+    in :func:`prune_filters`. Layers from the input on.
+
+    Yields
+    ------
+    PrunedFilters
+        What is left of the group. Parameters are new then: make a new optimizer.
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 8, 3),
+    ...     torch.nn.Conv2d(8, 4, 3))
+    >>> for group in espalier.prune_filters_layerwise(model, 0.5, example=torch.zeros(1, 1, 8, 8)):
+    ...     print(group.layers, group.kept)
+    ('0',) 4
+    ('1',) 4
+    """
+    model = unwrap(model)
+    chosen, _ = _chosen(model, filter_groups(model, example), keep)
+    for group, share in chosen:
+        if len(_kept([group], [torch.zeros(group.filters)], [share], "layer")[0]) == group.filters:
+            continue
+        report = prune_filters(
+            model,
+            {"*": None} | dict.fromkeys(map(escape, group.layers), share),
+            example=example,
+            criterion=criterion,
+            batches=batches,
+            loss=loss,
+        )
+        yield report.groups[0]
 
 
 def _chosen(
@@ -243,24 +296,3 @@ def _shares_over_all(scores: list[Tensor], share: float) -> list[float]:
     kept[best[: kept_count(share, len(together))]] = 1
     parts = kept.split([len(s) for s in scaled])
     return [max(float(part.mean()), 1e-9) for part in parts]
-
-
-def _within(
-    removed: Any, limit: float, what: str, before: Cost, model: nn.Module
-) -> list[tuple[FilterGroup, list[int]]]:
-    """The largest share of filters whose network costs at most ``limit`` of what it did."""
-    budget = limit * getattr(before, what)
-    low, high = 0.0, 1.0
-    best = removed(1e-9)
-    if getattr(before.after(keep_channels(best, model)), what) > budget:
-        raise InvalidArgument(
-            f"{what}: {limit:g} cannot be reached, one filter to a layer is more than that"
-        )
-    for _ in range(20):
-        middle = (low + high) / 2
-        candidate = removed(middle)
-        if getattr(before.after(keep_channels(candidate, model)), what) <= budget:
-            low, best = middle, candidate
-        else:
-            high = middle
-    return best

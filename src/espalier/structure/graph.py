@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from espalier.errors import InvalidArgument, MissingDependency
+from espalier.errors import InvalidArgument, MissingDependency, first_line
 from espalier.structure.channels import depthwise, to_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
 from espalier.targets import find_targets
@@ -113,8 +113,8 @@ def _dependencies(model: nn.Module, example: Any) -> Any:
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(model, example, verbose=False)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidArgument(f"the model cannot be run on the example inputs: {first}") from error
+        what = first_line(error)
+        raise InvalidArgument(f"the model cannot be run on the example inputs: {what}") from error
     finally:
         model.train(training)
         for parameter, grad in zip(model.parameters(), wanted, strict=True):
