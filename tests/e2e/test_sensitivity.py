@@ -166,7 +166,8 @@ MINE = ("--model", "mine:model", "--data", "mine:data", "-j", "1", "--out", "s")
         ((*MINE, "--bits", "2"), 1, "nothing is held out of the training samples"),
         ((*MINE, "--bits", "0"), 2, "bits must be an integer from 1 to 16, not 0"),
         ((*MINE, "--density", "0.1,many"), 2, "density: 'many' is not a number"),
-        ((*MINE, "--grid", "rank=3"), 1, "no axis is called 'rank'; known are bits, density"),
+        ((*MINE, "--grid", "width=3"), 1, "no axis is called 'width'; known are bits, density"),
+        ((*MINE, "--grid", "rank=3"), 2, "rank must be a share of the full rank in (0, 1]"),
         ((*MINE, "--grid", "rank"), 2, "is not AXIS=VALUE"),
         ((*MINE, "--split", "test", "--layers", "conv1"), 1, "'conv1' matches nothing"),
         ((*MINE, "--split", "train"), 2, "--split must be held_out or test"),
@@ -182,6 +183,28 @@ MINE = ("--model", "mine:model", "--data", "mine:data", "-j", "1", "--out", "s")
 )
 def test_mistakes_are_said_in_one_line(fails, project, args, status, said):
     assert said in fails("sensitivity", *args, "-q", status=status, cwd=project)
+
+
+def test_a_recipe_of_ranks_makes_the_file_that_was_measured(espalier, project):
+    grid = ["--grid", "rank=0.25,0.5", "--bits", "6"]
+    args = ["recipe.yaml", *grid, "--out", "s", "-q", "-j", "1"]
+    swept = espalier("sensitivity", *args, cwd=project)
+    assert swept.status == 0, swept
+    chosen = espalier("choose", "s", "--max-loss", "20", "--json", "-j", "1", cwd=project)
+    assert chosen.status == 0, chosen
+    proposal = json.loads(chosen.out)
+    assert any("rank" in values for values in proposal["setting"].values())
+    recipe = (project / "s" / "recipe.yaml").read_text()
+    assert "factorize" in recipe
+    assert "*weight" in recipe
+    ran = espalier("run", "s/recipe.yaml", "--out", "r", "--json", "-q", cwd=project)
+    assert ran.status == 0, ran
+    assert (project / "r" / "model.esp").stat().st_size == proposal["file_bytes"]
+    assert f"{100 - proposal['metric']:g}" in {
+        f"{stage['values']['error']:g}"
+        for stage in json.loads(ran.out)["stages"]
+        if stage["kind"] == "evaluate"
+    }
 
 
 def test_a_sweep_becomes_a_recipe_that_makes_the_file(espalier, project):
