@@ -170,6 +170,32 @@ def test_a_budget_is_kept_and_nearly_used(what, build):
     assert model(example).shape == (1, 10)
 
 
+def test_a_time_is_measured_and_kept(monkeypatch):
+    # Time is what this says: half for what the layers cost, half for what nothing changes.
+    asked = []
+
+    def ratio(candidate, original, example):
+        asked.append(sum(p.numel() for p in candidate.parameters()))
+        return 0.5 + 0.5 * asked[-1] / sum(p.numel() for p in original.parameters())
+
+    monkeypatch.setattr("espalier.structure.factorize.latency_ratio", ratio)
+    torch.manual_seed(0)
+    model, x = zoo.lenet300(), torch.zeros(1, 1, 28, 28)
+    report = espalier.factorize(model, latency=0.75, example=x)
+    assert 0.45 < report.parameters[1] / report.parameters[0] <= 0.5
+    assert report.parameters[1] in asked
+    with pytest.raises(InvalidArgument, match=r"latency: 0\.4 cannot be reached"):
+        espalier.factorize(zoo.lenet300(), latency=0.4, example=x)
+
+
+def test_a_real_clock():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2048, 2048), nn.Linear(2048, 2048))
+    x = torch.randn(8, 2048)
+    report = espalier.factorize(model, latency=0.6, example=x)
+    assert report.parameters[1] < 0.9 * report.parameters[0]
+
+
 def test_macs_by_hand():
     # 8 x 8 inputs, stride 2: the first 1x1 convolution is at all 64 places, the others at 16.
     model = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1))
@@ -247,7 +273,7 @@ def test_a_weight_that_is_read_and_not_called():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({}, "give one of rank, energy, parameters and macs"),
+        ({}, "give one of rank, energy, parameters, macs and latency"),
         ({"rank": 2, "energy": 0.5}, "give one of"),
         ({"rank": 0}, "rank must be a whole number above 0"),
         ({"rank": 1.5}, "rank must be"),
@@ -261,6 +287,8 @@ def test_a_weight_that_is_read_and_not_called():
         ({"parameters": 1.5}, "parameters must be a number in"),
         ({"parameters": 0.001}, "parameters: 0.001 cannot be reached, rank 1 in every layer"),
         ({"macs": 0.5}, "macs needs an example"),
+        ({"latency": 0.5}, "latency needs an example"),
+        ({"latency": 0.5, "macs": 0.5}, "give one of parameters, macs, latency, not macs and"),
         ({"macs": 0.5, "example": torch.zeros(1, 5, 32, 32)}, "cannot be run on the example"),
         ({"rank": {"linear": 2}, "method": "cp"}, "no layer of the model can be factored"),
     ],

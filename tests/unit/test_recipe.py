@@ -191,7 +191,7 @@ def test_a_run_that_factors_layers_resumes_too(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("{}", "give one of rank, energy, parameters and macs"),
+        ("{}", "give one of rank, energy, parameters, macs and latency"),
         ("{rank: 2, macs: 0.5}", "give one of rank"),
         ("{rank: 0}", "rank"),
         ("{rank: {a: much}}", "rank"),

@@ -124,20 +124,21 @@ class PruneFilters(_Strict):
 class Factorize(_Strict):
     """``factorize``: weights as products of smaller ones, as :func:`espalier.factorize` makes them.
 
-    Multiply-accumulates are those of one training sample.
+    Multiply-accumulates and time are those of one training sample.
     """
 
     rank: _Rank | dict[str, _Rank | None] | None = None
     energy: _Density | None = None
     parameters: _Fraction | None = None
     macs: _Fraction | None = None
+    latency: _Fraction | None = None
     method: str | dict[str, str | None] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Factorize:
-        given = (self.rank, self.energy, self.parameters, self.macs)
+        given = (self.rank, self.energy, self.parameters, self.macs, self.latency)
         if sum(value is not None for value in given) != 1:
-            raise ValueError("give one of rank, energy, parameters and macs")
+            raise ValueError("give one of rank, energy, parameters, macs and latency")
         return self
 
 

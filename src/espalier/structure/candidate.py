@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from espalier.errors import InvalidArgument
-from espalier.structure.cost import cost, evaluation
+from espalier.errors import InvalidArgument, first_line
+from espalier.structure.cost import cost
 from espalier.structure.factorization import (
     LAYERS,
     Factorization,
@@ -21,6 +21,7 @@ from espalier.structure.factorization import (
     weight_of,
 )
 from espalier.structure.spectrum import Spectrum, largest, spectrum
+from espalier.timing import evaluating
 
 Shapes: TypeAlias = list[tuple[int, ...]]
 
@@ -144,11 +145,12 @@ def input_shapes(model: nn.Module, example: Any) -> dict[str, Shapes]:
         if isinstance(module, LAYERS)
     ]
     try:
-        with evaluation(model):
+        with evaluating(model):
             model(*example) if isinstance(example, tuple) else model(example)
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidArgument(f"the model cannot be run on the example inputs: {line}") from error
+        raise InvalidArgument(
+            f"the model cannot be run on the example inputs: {first_line(error)}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from espalier.structure.channels import depthwise, from_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
+from espalier.timing import evaluating
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,6 @@ class Cost:
         return Cost(round(macs), round(parameters))
 
 
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 @torch.no_grad()
 def cost(model: nn.Module, example: Any) -> Cost:
     """Run ``model`` once, in evaluation mode, and count."""
@@ -71,7 +58,7 @@ def cost(model: nn.Module, example: Any) -> Cost:
         module.register_forward_hook(_hook(name, layers)) for name, module in model.named_modules()
     ]
     try:
-        with evaluation(model):
+        with evaluating(model):
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for handle in handles:

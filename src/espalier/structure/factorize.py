@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, kept_count
+from espalier.structure.budget import Budget, latency_ratio
 from espalier.structure.candidate import Candidate, Shapes, input_shapes
 from espalier.structure.cost import cost
 from espalier.structure.edit import perform
@@ -27,6 +29,9 @@ from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite, un
 
 Rank: TypeAlias = int | float | str | Sequence[int]
 """A rank, the share of the full rank, ``"vbmf"``, or a rank for each mode."""
+
+
+_Wanted: TypeAlias = list[tuple[Candidate, Ranks]]
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def factorize(
     energy: float | Mapping[str, float | None] | None = None,
     parameters: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
     example: Any = None,
 ) -> FactorizeReport:
     """Replace layers by chains of smaller ones, whose weights multiply to about what they were.
@@ -130,12 +136,14 @@ def factorize(
     energy : float or mapping, optional
         In place of ``rank``: the least ranks that hold this share of the squared Frobenius norm of
         each unfolding.
-    parameters, macs : float, optional
-        In place of ``rank``: the share of the network's parameters, or multiply-accumulates, that
-        may stay, reached from below by one energy for all layers.
+    parameters, macs, latency : float, optional
+        In place of ``rank``: the share of the network's parameters, its multiply-accumulates, or
+        its measured time that may stay, reached from below by one energy for all layers. The time
+        is that of one forward pass on ``example``, by PyTorch as it is, measured in turn with the
+        original's.
     example : Tensor or tuple of Tensors
-        Inputs, for ``macs``. Where they are given, a layer whose factors would take more
-        multiply-accumulates stays too.
+        Inputs, for ``macs`` and ``latency``. Where they are given, a layer whose factors would take
+        more multiply-accumulates stays too.
 
     Returns
     -------
@@ -165,10 +173,11 @@ def factorize(
     (2048, 768)
     """
     model = unwrap(model)
-    if sum(value is not None for value in (rank, energy, parameters, macs)) != 1:
-        raise InvalidArgument("give one of rank, energy, parameters and macs")
-    if macs is not None and example is None:
-        raise InvalidArgument("macs needs an example, to run the network on")
+    budget = Budget.of(parameters=parameters, macs=macs, latency=latency)
+    if sum(value is not None for value in (rank, energy, budget)) != 1:
+        raise InvalidArgument("give one of rank, energy, parameters, macs and latency")
+    if budget is not None and budget.what != "parameters" and example is None:
+        raise InvalidArgument(f"{budget.what} needs an example, to run the network on")
     how = _lookup(rank, energy)
     seen = None if example is None else input_shapes(model, example)
     chosen, skipped = _chosen(model, how, _methods(method), seen)
@@ -177,10 +186,8 @@ def factorize(
             candidate.look()
     wanted = [(c, _ranks(c, value, energy is not None)) for c, value in chosen]
     before = _totals(model, example)
-    if rank is None and energy is None:
-        limit, what = (parameters, 0) if parameters is not None else (macs, 1)
-        assert limit is not None
-        wanted = _within([c for c, _ in chosen], limit, what, before)
+    if budget is not None:
+        wanted = _within([c for c, _ in chosen], budget, _spending(budget, model, example, before))
     made: list[tuple[Candidate, Ranks, list[Tensor], float]] = []
     for candidate, ranks in wanted:
         if why := candidate.dearer(ranks):
@@ -269,42 +276,63 @@ def _totals(model: nn.Module, example: Any) -> tuple[int, int]:
     return parameters, 0 if example is None else cost(model, example).macs
 
 
+def _spending(
+    budget: Budget, model: nn.Module, example: Any, before: tuple[int, int]
+) -> Callable[[_Wanted], float]:
+    """What share the network spends with factors that are not made yet."""
+
+    def counted(wanted: _Wanted) -> float:
+        what = 0 if budget.what == "parameters" else 1
+        return 1 - sum(c.saved(ranks)[what] for c, ranks in wanted) / before[what]
+
+    def timed(wanted: _Wanted) -> float:
+        candidate = copy.deepcopy(model)
+        edit = _edit([(c, ranks) for c, ranks in wanted if not c.dearer(ranks)])
+        if edit.layers:
+            perform(candidate, [edit])  # its weights are zeros, which take no other time
+        return latency_ratio(candidate, model, example)
+
+    return timed if budget.what == "latency" else counted
+
+
 def _within(
-    candidates: list[Candidate], limit: float, what: int, before: tuple[int, int]
-) -> list[tuple[Candidate, Ranks]]:
-    """The ranks of the largest energy whose network costs at most ``limit`` of what it did.
+    candidates: list[Candidate], budget: Budget, spent: Callable[[_Wanted], float]
+) -> _Wanted:
+    """The ranks of the largest energy whose network spends no more than the budget allows.
 
     The ranks change only where an energy is what some rank of some layer holds; the search is over
-    those, so that nothing is between it and the budget.
+    those, by bisection, so that nothing is between it and the budget.
     """
-    name = ("parameters", "macs")[what]
-    budget = check_share(limit, name) * before[what]
     held = [s.kept for c in candidates for of_rank in c.spectra for s in of_rank]
     steps = np.unique(np.concatenate(held))
 
-    def ranks(step: int) -> list[tuple[Candidate, Ranks]]:
+    def ranks(step: int) -> _Wanted:
         return [(c, c.ranks_for(float(steps[step]))) for c in candidates]
 
-    def left(step: int) -> int:
-        return before[what] - sum(c.saved(r)[what] for c, r in ranks(step))
-
-    if left(0) > budget:
+    least = spent(ranks(0))
+    if least > budget.limit:
         raise InvalidArgument(
-            f"{name}: {limit:g} cannot be reached, rank 1 in every layer leaves "
-            f"{left(0) / before[what]:.3g}"
+            f"{budget.what}: {budget.limit:g} cannot be reached, rank 1 in every layer leaves "
+            f"{least:.3g}"
         )
     low, high = 0, len(steps)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if left(middle) <= budget else (low, middle)
+        low, high = (middle, high) if spent(ranks(middle)) <= budget.limit else (low, middle)
     return ranks(low)
 
 
-def check_share(value: object, what: str) -> float:
-    """``value`` as what may stay of a cost: a number in (0, 1]."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
-        return float(value)
-    raise InvalidArgument(f"{what} must be a number in (0, 1], not {value!r}")
+def _edit(wanted: _Wanted) -> Factorize:
+    return Factorize(
+        {
+            c.name: {
+                "of": list(weight_of(c.layer).shape),
+                "method": c.method.name,
+                "ranks": list(ranks),
+            }
+            for c, ranks in wanted
+        }
+    )
 
 
 def _replaced(
@@ -316,7 +344,6 @@ def _replaced(
 ) -> FactorizeReport:
     """Put the factors in place, and say what became of each layer."""
     layers = []
-    edit = {}
     for candidate, ranks, _, error in made:
         (weights, macs), (ours, our_macs) = candidate.own(), candidate.cost(ranks)
         layers.append(
@@ -330,13 +357,8 @@ def _replaced(
                 relative_error=error,
             )
         )
-        edit[candidate.name] = {
-            "of": list(weight_of(candidate.layer).shape),
-            "method": candidate.method.name,
-            "ranks": list(ranks),
-        }
-    if edit:
-        perform(model, [Factorize(edit)])
+    if made:
+        perform(model, [_edit([(candidate, ranks) for candidate, ranks, *_ in made])])
     for candidate, _, factors, _ in made:
         chain = model.get_submodule(candidate.name)
         for one, factor in zip(chain.children(), factors, strict=True):
