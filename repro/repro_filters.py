@@ -2,13 +2,14 @@
 
     python repro/repro_filters.py
 
-Li's shape of cut (Li et al. 2017, section 3.3): the first layers of the residual blocks lose filters,
-by L1 norm, and beside it by entropy; one share for all layers, the largest with at most 75 % of the
-multiply-accumulates. Then every network is retrained in the same way, the uncut one too, since the
-published weights were not trained on these (JPEG) images and gain by it. Three seeds, of the split,
-the order and the augmentation. The learning rate was not searched; the best epoch is chosen on 2,000
-images held out; the test images are looked at once. Writes ``repro/results/resnet20_filters.json``;
-epochs are kept in ``--runs``, and an interrupted run goes on.
+Li's shape of cut (Li et al. 2017, section 3.3): the first layers of the residual blocks lose
+filters, by L1 norm, and beside it by entropy; one share for all layers, the largest with at most
+75 % of the multiply-accumulates. Then every network is retrained in the same way, the uncut one
+too, since the published weights were not trained on these (JPEG) images and gain by it. Three
+seeds, of the split, the order and the augmentation. The learning rate was not searched; the best
+epoch is chosen on 2,000 images held out; the test images are looked at once. Writes
+``repro/results/resnet20_filters.json``; epochs are kept in ``--runs``, and an interrupted run
+goes on.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def over_seeds(rows: list[dict[str, Any]], before: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/repro"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
