@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from espalier.analysis.axis import apply_setting
-from espalier.analysis.choose import Table, choose, option_table
+from espalier.analysis.choose import choose
 from espalier.analysis.evaluations import Evaluations
+from espalier.analysis.layer_options import Table, option_table
 from espalier.analysis.machine import machine
 from espalier.analysis.sensitivity import sensitivity
 from espalier.recipe import load_recipe, run_recipe

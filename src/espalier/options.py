@@ -28,14 +28,19 @@ Target = tuple[tuple[str, ...], str]
 _SHOWN = 12
 
 
+def check_share(value: object, what: str) -> float:
+    """``value`` as a share of the option ``what``: a number in (0, 1]."""
+    share = math.nan
+    if not isinstance(value, bool) and isinstance(value, Real):
+        share = float(value)
+    if 0.0 < share <= 1.0:
+        return share
+    raise InvalidArgument(f"{what} must be a number in (0, 1], not {value!r}")
+
+
 def check_density(value: object) -> float:
     """``value`` as a density, the fraction of weights kept: a number in (0, 1]."""
-    density = math.nan
-    if not isinstance(value, bool) and isinstance(value, Real):
-        density = float(value)
-    if 0.0 < density <= 1.0:
-        return density
-    raise InvalidArgument(f"density must be a number in (0, 1], not {value!r}")
+    return check_share(value, "density")
 
 
 def check_bits(value: object) -> int:

@@ -10,16 +10,9 @@ from torch import nn
 
 import espalier
 from espalier.analysis.axis import apply_setting
-from espalier.analysis.choose import (
-    Option,
-    Proposal,
-    Search,
-    Table,
-    _knapsack,
-    best_metric,
-    choose,
-    smallest_file,
-)
+from espalier.analysis.choose import Proposal, choose
+from espalier.analysis.layer_options import Option, Table
+from espalier.analysis.path_search import Search, _knapsack, best_metric, smallest_file
 from espalier.errors import InvalidArgument
 from espalier.recipe.schema import parse_recipe
 from espalier.samples import Samples

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import espalier
-from espalier.analysis.choose import file_bytes
+from espalier.analysis.layer_options import file_bytes
 from espalier.analysis.search import Goal, SearchResult, search
 from espalier.errors import InvalidArgument
 

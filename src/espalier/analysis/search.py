@@ -17,8 +17,10 @@ from typing import Any
 from torch import nn
 
 from espalier.analysis.axis import axes_of
-from espalier.analysis.choose import Path, Proposal, Search, Table, file_bytes, option_table
+from espalier.analysis.choose import Proposal
 from espalier.analysis.evaluations import Evaluate, Evaluations
+from espalier.analysis.layer_options import Path, Table, file_bytes, option_table
+from espalier.analysis.path_search import Search
 from espalier.analysis.sensitivity import Sweep
 from espalier.errors import InvalidArgument, MissingDependency
 from espalier.training.progress import Progress, reporting

@@ -17,16 +17,8 @@ PROPOSAL = "proposal.json"
 
 def command(
     sweep: studied.SweepFolder,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", min=0, help="The smallest file that loses at most X.", show_default=False
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="The best network in N bytes.", show_default=False),
-    ] = None,
+    max_loss: studied.MaxLoss = None,
+    max_bytes: studied.MaxBytes = None,
     evaluations: Annotated[
         int, typer.Option(metavar="N", min=1, help="Of the whole network, at most.")
     ] = 120,

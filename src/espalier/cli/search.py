@@ -17,16 +17,8 @@ RESULT, DATABASE = "search.json", "search.db"
 
 def command(
     sweep: studied.SweepFolder,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", min=0, help="The smallest file that loses at most X.", show_default=False
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="The best network in N bytes.", show_default=False),
-    ] = None,
+    max_loss: studied.MaxLoss = None,
+    max_bytes: studied.MaxBytes = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="The whole front of size and metric.")
     ] = False,

@@ -67,6 +67,16 @@ Layers = Annotated[
         metavar="P,P,...", help="Layers, by name pattern or kind.", show_default="all of them"
     ),
 ]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", min=0, help="The smallest file that loses at most X.", show_default=False
+    ),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="The best network in N bytes.", show_default=False),
+]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder for results.", show_default="runs/COMMAND-INPUT"),

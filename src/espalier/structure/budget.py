@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from espalier.errors import InvalidArgument
+from espalier.options import check_share
 from espalier.structure.cost import Cost
 from espalier.structure.edit import perform
 from espalier.structure.edits.keep_channels import KeepChannels
@@ -42,10 +43,7 @@ class Budget:
         if len(given) > 1:
             raise InvalidArgument(f"give one of {', '.join(limits)}, not {' and '.join(given)}")
         ((what, limit),) = given.items()
-        number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if not (number and 0 < limit <= 1):
-            raise InvalidArgument(f"{what} must be a number in (0, 1], not {limit!r}")
-        return cls(what, float(limit), 7 if what == "latency" else 20)
+        return cls(what, check_share(limit, what), 7 if what == "latency" else 20)
 
 
 def spending(

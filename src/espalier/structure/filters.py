@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
-from espalier.options import Lookup, kept_count
+from espalier.options import Lookup, check_share, kept_count
 from espalier.structure.budget import Budget, largest_within, spending
 from espalier.structure.cost import Cost, cost
 from espalier.structure.edit import perform
@@ -47,9 +47,7 @@ class FilterReport:
 
 def check_keep(value: object) -> float:
     """``value`` as the share of filters that stay: a number in (0, 1]."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
-        return float(value)
-    raise InvalidArgument(f"keep must be a number in (0, 1], not {value!r}")
+    return check_share(value, "keep")
 
 
 def prune_filters(
