@@ -35,7 +35,7 @@ _HOMES = {
     "espalier.structure.factorize": ["factorize"],
     "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
     "espalier.structure.fold": ["fold_batch_norms"],
-    "espalier.structure.merge": ["merge", "merge_blockwise", "parameter_groups"],
+    "espalier.structure.merge": ["merge", "merge_layerwise", "parameter_groups"],
     "espalier.torch_io": ["load", "save"],
     "espalier.training": ["evaluate", "train"],
 }
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from espalier.structure.factorize import factorize
     from espalier.structure.filters import prune_filters, prune_filters_layerwise
     from espalier.structure.fold import fold_batch_norms
-    from espalier.structure.merge import merge, merge_blockwise, parameter_groups
+    from espalier.structure.merge import merge, merge_layerwise, parameter_groups
     from espalier.torch_io import load, save
     from espalier.training import evaluate, train
 
@@ -101,7 +101,7 @@ __all__ = [
     "fold_batch_norms",
     "load",
     "merge",
-    "merge_blockwise",
+    "merge_layerwise",
     "parameter_groups",
     "profile",
     "prune",

@@ -14,6 +14,9 @@ from torch.nn import functional
 import espalier
 from espalier import zoo
 from espalier.errors import FormatError, InvalidArgument
+from espalier.recipe import run_recipe
+from espalier.recipe.schema import parse_recipe
+from espalier.samples import Samples
 from espalier.structure.edit import edit_from_json
 from espalier.structure.geometry import merged_window
 from espalier.structure.least_squares import NormalEquations, patches, sample_positions
@@ -405,13 +408,33 @@ def test_dropout_goes_by_the_mode_of_the_rewritten_network():
     assert torch.equal(model(IMAGE), model(IMAGE))
 
 
+def test_two_blocks_of_one_container_have_names_of_their_own():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.ModuleDict()
+            for i, width in (("a", 3), ("b", 5)):
+                self.net[f"{i}1"] = nn.Conv2d(width, 2, 1)
+                self.net[f"{i}3"] = nn.Conv2d(width, 3, 3, padding=1)
+
+        def forward(self, x):
+            for i in "ab":
+                x = torch.cat([self.net[f"{i}1"](x), self.net[f"{i}3"](x)], 1)
+            return x
+
+    model = Twice().eval()
+    report = espalier.merge(model, IMAGE, batches=IMAGES)
+    assert [m.name for m in report.merged] == ["net", "net.b3"]
+    assert set(model.state_dict()) == {f"net.{i}3.{p}" for i in "ab" for p in ("weight", "bias")}
+
+
 def test_block_by_block_is_all_at_once_without_training():
     torch.manual_seed(0)
     model = Inception().eval()
     model.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 1))
     other = copy.deepcopy(model)
     espalier.merge(model, IMAGE, batches=IMAGES)
-    names = [m.name for m in espalier.merge_blockwise(other, IMAGE, batches=IMAGES)]
+    names = [m.name for m in espalier.merge_layerwise(other, IMAGE, batches=IMAGES)]
     assert names == ["stem.0", "three"]
     torch.testing.assert_close(other(IMAGE), model(IMAGE))
 
@@ -578,3 +601,63 @@ def test_a_flag_of_training_is_read_when_the_network_runs():
     graph = trace(Functional())
     flags = [n for n in graph.nodes if n.op == "get_attr"]
     assert [n.target for n in flags] == ["training"]
+
+
+# ---------------------------------------------------------------- training
+
+
+def network() -> nn.Module:
+    return nn.Sequential(Inception(), nn.Flatten(), nn.Linear(5 * 36, 3))
+
+
+def samples(data_dir: object = None) -> tuple[Samples, Samples]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 3, (96,), generator=generator)
+    x = torch.randn(96, 3, 16, 16, generator=generator)
+    x[torch.arange(96), y] += 1
+    return Samples(x[:64], y[:64]), Samples(x[64:], y[64:])
+
+
+RECIPE = """
+model: tests.unit.test_merge:network
+data: tests.unit.test_merge:samples
+stages:
+  - train: {epochs: 1, batch_size: 32}
+  - merge: {samples: 32, batch_size: 16, parts: [exact, branch]}
+  - fine_tune: {epochs: 1, batch_size: 32, distill: 0.5, merged_lr: 5}
+  - save: {path: merged.esp}
+  - evaluate: {split: test, name: merged}
+"""
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_a_stage_of_recipes(layerwise, tmp_path):
+    text = RECIPE
+    if layerwise:
+        text = text.replace("branch]}", "branch], layerwise: {epochs: 1, batch_size: 32}}")
+    result = run_recipe(parse_recipe(text, "here"), tmp_path / "run")
+    (merged,) = [stage.values for stage in result.stages if stage.kind == "merge"]
+    assert [m["layers"] for m in merged["layers"]] == [("0.three", "0.five")]
+    assert ("held_out_error" in merged["layers"][0]) == layerwise
+    fresh = espalier.load(tmp_path / "run" / "merged.esp", into=network().eval())
+    x = samples()[1].x
+    assert torch.equal(fresh(x), result.model.eval()(x))
+    again = run_recipe(parse_recipe(text, "here"), tmp_path / "run", resume=True)
+    assert torch.equal(again.model.eval()(x), fresh(x))
+    with pytest.raises(InvalidArgument, match=r"stages\.0\.merge|parts"):
+        parse_recipe(text.replace("branch]", "twig]"), "here")
+
+
+def test_training_goes_at_the_rate_of_each_group():
+    train, _ = samples()
+    model = network()
+    espalier.merge(model, train.x[:1], start="random", parts="branch")
+    still = {n: p.detach().clone() for n, p in model.named_parameters()}
+    espalier.train(
+        model, train, epochs=1, lr=1e-6, merged_lr=1e4, batch_size=64, schedule="constant"
+    )
+    moved = {n: float((p.detach() - still[n]).abs().max()) for n, p in model.named_parameters()}
+    del moved["0.norm.weight"], moved["0.norm.bias"]  # nothing calls it
+    for name, distance in moved.items():  # one step of Adam is as long as the rate
+        new = name.startswith(("0.three", "0.five"))
+        assert distance == pytest.approx(1e-2 if new else 1e-6, rel=0.2), name

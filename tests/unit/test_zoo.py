@@ -26,6 +26,7 @@ from espalier.zoo.resnet_cifar import CifarResNet
         (lenet300, 266_610, (1, 28, 28)),
         (lenet5, 431_080, (1, 28, 28)),
         (resnet20, 269_722, (3, 32, 32)),
+        (zoo.small_inception, 31_498, (1, 28, 28)),
     ],
 )
 def test_parameter_counts(build, parameters, shape):

@@ -34,6 +34,7 @@ _Quality = Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1)]
 _Rank = _Count | _Fraction | Annotated[list[_Count], Field(min_length=1)] | Literal["vbmf"]
+_Part = Literal["exact", "streamline", "branch"]
 _Bits = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -74,6 +75,8 @@ class Train(_Strict):
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the loss that the network has which the last ``train`` stage left."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    merged_lr: _Positive = 10.0
+    """Layers that a ``merge`` stage made learn so many times as fast as the rest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     prune: GradualPrune | None = None
     refresh_every: Annotated[int, Field(ge=0)] = 0
@@ -140,6 +143,20 @@ class Factorize(_Strict):
         if sum(value is not None for value in given) != 1:
             raise ValueError("give one of rank, energy, parameters, macs and latency")
         return self
+
+
+class Merge(_Strict):
+    """``merge``: layers merged, as :func:`espalier.merge` does it."""
+
+    parts: _Part | list[_Part] = ["exact", "streamline", "branch"]
+    layers: str | list[str] = "*"
+    start: Literal["fit", "random"] = "fit"
+    relu: bool = True
+    samples: Annotated[int, Field(ge=1)] = 512
+    """For the fit: how many training samples."""
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    layerwise: Train | None = None
+    """Merge one layer or block after another, and train like this after each."""
 
 
 class Share(_Strict):
@@ -211,6 +228,7 @@ STAGES: dict[str, type[_Strict]] = {
     "prune": Prune,
     "prune_filters": PruneFilters,
     "factorize": Factorize,
+    "merge": Merge,
     "retrain": Train,
     "share": Share,
     "fine_tune": Train,
@@ -224,7 +242,7 @@ class Stage(_Strict):
     """One entry of ``stages``: a name, and what that stage takes."""
 
     kind: str
-    options: Train | Prune | PruneFilters | Factorize | Share | QuantizeRd | Evaluate | Save
+    options: Train | Prune | PruneFilters | Factorize | Merge | Share | QuantizeRd | Evaluate | Save
 
     @property
     def distills(self) -> bool:

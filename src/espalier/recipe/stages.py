@@ -30,6 +30,7 @@ from espalier.samples import Samples
 from espalier.structure.cost import cost
 from espalier.structure.factorize import factorize
 from espalier.structure.filters import prune_filters, prune_filters_layerwise
+from espalier.structure.merge import merge, merge_layerwise
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
 from espalier.training.checkpoint import load_checkpoint
@@ -81,6 +82,8 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
             return _prune_filters(context, options)
         case schema.Factorize() as options:
             return _factorize(context, options)
+        case schema.Merge() as options:
+            return _merge(context, options)
         case schema.Share() as options:
             return _share(context, options)
         case schema.QuantizeRd() as options:
@@ -238,6 +241,44 @@ def _prune_filters_layerwise(
     }
 
 
+def _merge(context: Context, options: schema.Merge) -> dict[str, Any]:
+    model = context.model
+    batches = _first(_samples(context, options.samples), options)
+    example = batches[0][0][:1].to(next(model.parameters()).device)
+    how: dict[str, Any] = {
+        "parts": options.parts,
+        "layers": options.layers,
+        "batches": batches,
+        "start": options.start,
+        "relu": options.relu,
+        "seed": context.seed,
+    }
+    before, skipped = cost(model, example), []
+    exact: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    if options.layerwise is None:
+        report = merge(model, example, **how)
+        for merged in report.merged:
+            (layers if merged.layers else exact).append(asdict(merged))
+        skipped = [asdict(layer) for layer in report.skipped]
+    else:
+        for merged in merge_layerwise(model, example, **how):
+            if not merged.layers:  # what is exact wants no training
+                exact.append(asdict(merged))
+                continue
+            checkpoint = context.checkpoint(part=len(layers) + 1)
+            trained = _train(context, options.layerwise, checkpoint)
+            layers.append(asdict(merged) | {"held_out_error": trained["held_out_error"]})
+    after = cost(model, example)
+    return {
+        "exact": exact,
+        "layers": layers,
+        "skipped": skipped,
+        "macs": [before.macs, after.macs],
+        "parameters": [before.parameters, after.parameters],
+    }
+
+
 def _share(context: Context, options: schema.Share) -> dict[str, Any]:
     how: dict[str, Any] = {
         "init": options.init,
@@ -332,7 +373,9 @@ def _search(
     return lam, {"evaluations": tried, "held_out_before": before, "limit": before + rise}
 
 
-def _first(batches: Batches, options: schema.QuantizeRd) -> list[tuple[Tensor, Tensor]]:
+def _first(
+    batches: Batches, options: schema.QuantizeRd | schema.Merge
+) -> list[tuple[Tensor, Tensor]]:
     """The first samples of ``batches``, in batches of the size asked for, to look at more often."""
     kept: list[tuple[Tensor, Tensor]] = []
     left = options.samples

@@ -13,6 +13,8 @@ from espalier.structure.operations import convolution_window
 
 POSITIONS = 256
 """Positions of one sample that are looked at, drawn at random, where it has more."""
+ELEMENTS = 1 << 24
+"""Of all patches that are looked at together; bounds the memory."""
 ROUNDS = 4
 """Times that a layer with a ReLU behind it is fitted."""
 RIDGE = 1e-6
@@ -140,13 +142,15 @@ class LayerFit:
         positions = sample_positions(targets.shape[2:], self.seed * 1_000_003 + self.batches)
         self.batches += 1
         positions = positions.to(x.device)
-        rows = patches(x, self.layer, positions)
-        wanted = picked(targets, positions, self.layer.groups)
-        if self.round:
-            now = picked(self.layer(x), positions, self.layer.groups)
-            wanted = torch.where(wanted > 0, wanted, now.clamp_max(0))
-        for equations, a, t in zip(self.equations, rows, wanted, strict=True):
-            equations.add(a, t)
+        count = max(1, ELEMENTS // (len(positions) * self.layer.weight[0].numel()))
+        for part, goal in zip(x.split(count), targets.split(count), strict=True):
+            rows = patches(part, self.layer, positions)
+            wanted = picked(goal, positions, self.layer.groups)
+            if self.round:
+                now = picked(self.layer(part), positions, self.layer.groups)
+                wanted = torch.where(wanted > 0, wanted, now.clamp_max(0))
+            for equations, a, t in zip(self.equations, rows, wanted, strict=True):
+                equations.add(a, t)
 
     @torch.no_grad()
     def finish(self) -> None:

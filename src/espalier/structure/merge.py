@@ -30,6 +30,8 @@ _Original = tuple[nn.Module, fx.Graph]
 
 PARTS = ("exact", "streamline", "branch")
 STARTS = ("fit", "random")
+KEPT_ELEMENTS = 1 << 26
+"""Inputs and outputs of the layers that are fitted together, which are kept between rounds."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def merge(
     return MergeReport(merged, tuple(steps.skipped), before, cost(unwrap(model), example))
 
 
-def merge_blockwise(
+def merge_layerwise(
     model: nn.Module,
     example: Any,
     *,
@@ -166,14 +168,14 @@ def merge_blockwise(
     >>> import torch, espalier
     >>> model = espalier.zoo.alexnet(10)
     >>> image = torch.zeros(1, 3, 227, 227)
-    >>> for merged in espalier.merge_blockwise(model, image, parts="streamline", start="random"):
+    >>> for merged in espalier.merge_layerwise(model, image, parts="streamline", start="random"):
     ...     print(merged.name)  # and train here
     conv1
     conv2
     conv5
     """
     steps = _Merger(model, example, parts, layers, batches, start, relu, seed)
-    return steps.run(blockwise=True)
+    return steps.run(layerwise=True)
 
 
 class _Merger:
@@ -218,17 +220,17 @@ class _Merger:
         self.original = trial.eval()
         self.graph = Traced(self.original).graph
 
-    def run(self, blockwise: bool = False) -> Iterator[Merged]:
-        """Merge, and say what; all at once for the model unless ``blockwise``."""
+    def run(self, layerwise: bool = False) -> Iterator[Merged]:
+        """Merge, and say what; all at once for the model unless ``layerwise``."""
         for edit in self.exact:
             perform(self.model, [edit])
             for line in edit.describe():
                 name = line.partition(":")[0]
                 yield Merged("exact", name, (), line)
-        if not blockwise:
+        if not layerwise:
             perform(self.model, _together(self.plans))
         for i, plan in enumerate(self.plans):
-            if blockwise:
+            if layerwise:
                 perform(self.model, [plan.edit])
             error = self._begin(plan, i)
             what = plan.edit.describe()[0]
@@ -294,15 +296,42 @@ def _fit(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
+        seen = _Seen(model, original, plan, batches)
         for _ in range(max(f.rounds for f in fits.values())):
-            for name, inputs, wanted in _seen(model, original, plan, batches):
+            for name, inputs, wanted in seen:
                 fits[name].add(inputs, wanted)
             for found in fits.values():
                 found.finish()
-        return _errors(model, original, plan, batches)
+        return _errors(model, plan, seen)
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+class _Seen:
+    """What :func:`_seen` gives, any number of times; kept in memory where it is not much.
+
+    The layers of one plan do not feed each other, so that fitting them changes nothing in it.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.kept: list[tuple[str, Tensor, Tensor]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        kept, elements = [], 0
+        for item in _seen(*self.arguments):
+            elements += item[1].numel() + item[2].numel()
+            if elements <= KEPT_ELEMENTS:
+                kept.append(item)
+            else:
+                kept.clear()
+            yield item
+        if elements <= KEPT_ELEMENTS:
+            self.kept = kept
 
 
 def _seen(
@@ -334,13 +363,11 @@ def _keep_input(module: nn.Module, name: str, kept: dict[str, Tensor]) -> Any:
     return module.register_forward_pre_hook(look)
 
 
-def _errors(
-    model: nn.Module, original: _Original, plan: Plan, batches: Sequence[Any]
-) -> dict[str, float]:
+def _errors(model: nn.Module, plan: Plan, seen: _Seen) -> dict[str, float]:
     """||outputs - wanted||^2 over ||wanted - mean||^2 of each layer that ``plan`` made."""
     missed = dict.fromkeys(plan.goals, 0.0)
     moments = dict.fromkeys(plan.goals, (0, 0.0, 0.0))
-    for name, inputs, wanted in _seen(model, original, plan, batches):
+    for name, inputs, wanted in seen:
         outputs = model.get_submodule(name)(inputs)
         if plan.goals[name].rectified:
             outputs = outputs.clamp_min(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -73,7 +73,8 @@ def find_plans(
             skipped.append(Skipped(node.name, block))
             continue
         try:
-            plans.append(_block_plan(traced, block, sizes, place, relu))
+            known = {plan.name for plan in plans}
+            plans.append(_block_plan(traced, block, known, sizes, place, relu))
         except Obstacle as reason:
             named = any(branch.layer for branch in block.branches)
             skipped.append(Skipped(block.name if named else node.name, str(reason)))
@@ -154,7 +155,12 @@ def _size(values: Sequence[int]) -> str:
 
 
 def _block_plan(
-    traced: Traced, block: Block, sizes: Shapes, place: Mapping[fx.Node, int], relu: bool
+    traced: Traced,
+    block: Block,
+    known: Container[str],
+    sizes: Shapes,
+    place: Mapping[fx.Node, int],
+    relu: bool,
 ) -> Plan:
     after = _worth_merging(traced, block.after)
     end = after[-1] if after else block.concatenation
@@ -185,9 +191,10 @@ def _block_plan(
         rectified = relu and _has_relu(traced, [*branch.tail, *after])
         goals[branch.layer] = Goal(end.name, first, count, rectified)
         first += count
+    name = block.name if block.name not in known else next(iter(layers))
     edit = MergeBranches(
         {
-            block.name: {
+            name: {
                 "branches": [[str(step) for step in b.steps] for b in block.branches],
                 "after": [str(traced.step(n)) for n in after],
                 "kept": layers,
@@ -195,7 +202,7 @@ def _block_plan(
             }
         }
     )
-    return Plan("branch", block.name, edit, goals, place[end])
+    return Plan("branch", name, edit, goals, place[end])
 
 
 def _owners(traced: Traced, block: Block, kept: Sequence[int]) -> list[int]:

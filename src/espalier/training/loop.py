@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from espalier.errors import InvalidArgument
 from espalier.samples import Data, Samples
+from espalier.structure.merge import parameter_groups
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.distillation import distillation_loss
@@ -60,6 +61,8 @@ class Settings:
         :func:`espalier.training.distillation.distillation_loss`.
     temperature : float
         Of the distillation.
+    merged_lr : float
+        Layers that :func:`espalier.merge` made learn so many times as fast as the rest.
     seed : int
     """
 
@@ -76,6 +79,7 @@ class Settings:
     patience: int = 0
     distill: float = 0.0
     temperature: float = 4.0
+    merged_lr: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,8 +92,10 @@ class Settings:
             raise InvalidArgument(f"average must lie in [0, 1), not {self.average}")
         if not 0 <= self.distill <= 1:
             raise InvalidArgument(f"distill must lie in [0, 1], not {self.distill}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InvalidArgument(f"temperature must be positive, not {self.temperature}")
+        for name in ("temperature", "merged_lr"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidArgument(f"{name} must be positive, not {value}")
         for name, known in (
             ("optimizer", ("adam", "sgd")),
             ("schedule", ("cosine", "constant")),
@@ -281,7 +287,7 @@ class _Run:
         for i, (x, y) in enumerate(self._batches(generator)):
             step = epoch * self.steps_per_epoch + i
             for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(step)
+                group["lr"] = self._rate(step) * group.get("scale", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._objective(x.to(self.device), y.to(self.device))
             value = loss.item()
@@ -373,7 +379,8 @@ class _Run:
         if self.checkpoint is None or not self.checkpoint.exists():
             return 0
         state = load_checkpoint(self.checkpoint)
-        if state.get("settings") != asdict(self.settings):
+        # A setting that is younger than the run has its default there.
+        if asdict(Settings()) | state.get("settings", {}) != asdict(self.settings):
             raise InvalidArgument(
                 f"{self.checkpoint}: is of a run with other settings; remove it to start again"
             )
@@ -390,13 +397,15 @@ class _Run:
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
+    groups = parameter_groups(model, settings.lr, settings.merged_lr)
+    if not groups:
         raise InvalidArgument("the model has no parameter that requires a gradient")
+    for group in groups:
+        group["scale"] = group["lr"] / settings.lr
     if settings.optimizer == "adam":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=settings.lr,
         momentum=0.9,
         nesterov=True,
