@@ -25,7 +25,7 @@ What is measured, each on one thread, the two tools in turn:
   for them: theirs are added as float32, and biases.
 
 Decoding is from bytes in memory to dense arrays: ``nncodec.nn.decode``, and of that the calls into
-the arithmetic decoder alone ("core"), beside ``Reader`` and ``dense``. Medians of the rounds.
+the arithmetic decoder alone ("core"), beside ``Reader.arrays``. Medians of the rounds.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def ours(model: CompressedModel, rounds: int, **options: Any) -> tuple[bytes, di
         encode.append(time.perf_counter() - start)
         start = time.perf_counter()
         with Reader(file) as reader:
-            found = {name: reader.dense(name) for name in reader.names()}
+            found = reader.arrays()
         decode.append(time.perf_counter() - start)
     for name, tensor in model.tensors.items():
         if found[name].tobytes() != tensor.dense().tobytes():

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from itertools import accumulate
 from math import factorial, prod
+from struct import pack, unpack
 
 
 class Source:  # bytes that are read one after the other, and what lies in them
@@ -40,6 +41,9 @@ class Source:  # bytes that are read one after the other, and what lies in them
         value = self.word & ((1 << n) - 1)
         self.word, self.left = self.word >> n, self.left - n
         return value
+
+    def ones(self):  # which of all bits are set
+        return [i for i in range(8 * len(self.data)) if self.data[i // 8] >> i % 8 & 1]
 
     def zeros(self):
         return 0 if self.bits(1) else 1 + self.zeros()  # before a one bit, which is read too
@@ -75,8 +79,7 @@ class Source:  # bytes that are read one after the other, and what lies in them
                 elif not self.bits(1):
                     last = self.bits(4) + 1
                 else:
-                    z = self.zeros()
-                    symbol += (1 << z) + self.bits(z)
+                    symbol += (1 << (z := self.zeros())) + self.bits(z)
                     continue
             lengths[symbol] = last
             symbol += 1
@@ -99,8 +102,7 @@ class Source:  # bytes that are read one after the other, and what lies in them
         while len(levels) <= span:
             fresh = not levels or levels[-1] == 0
             if levels and fresh:
-                z = self.zeros()
-                levels += [0] * ((1 << z) + self.bits(z) - 1)
+                levels += [0] * ((1 << (z := self.zeros())) + self.bits(z) - 1)
             k = max(1, 3 * a // 32).bit_length() - 1
             x = (self.zeros() << k) + self.bits(k)
             a += x - a // 8
@@ -114,22 +116,16 @@ class Source:  # bytes that are read one after the other, and what lies in them
         ends = [spare * c // total for c in accumulate(weights.values(), initial=0)]
         for symbol, low, high in zip(weights, ends, ends[1:], strict=False):
             slots += [(symbol, 1 + high - low, len(slots))] * (1 + high - low)
-        if n < 2**16:
-            size = len(self.data) - self.at
-            words = self.part(size - (5 + (size - 5) % 4) if size > 8 else 0)
-            blocks = [(n, words, [self.uint(len(self.data) - self.at)])]
-        else:
-            parts = self.split(n, -(-n // 2**20))
-            blocks = [(count, part, [part.uint(8) for _ in range(8)]) for count, part in parts]
-        for count, words, states in blocks:
-            lanes = len(states)
+        for count, words in self.split(n, -(-n // 2**20)):
+            lanes = 1 if n < 2**12 else 8
+            states = [(1 << (b := words.bits(6))) + words.bits(b) for _ in range(lanes)]
+            words.end(whole=False)
             for i in range(count):
                 x = states[i % lanes]
                 symbol, f, start = slots[x % 2**m]
                 symbols.append(symbol)
                 x = f * (x >> m) + x % 2**m - start
-                due = (m > 15 or i // lanes % 2) and x < 2**31
-                if due and (lanes == 8 or words.at < len(words.data)):
+                if (m > 15 or i // lanes % 2) and x < 2**31 and words.at < len(words.data):
                     x = x << 32 | words.uint(4)
                 states[i % lanes] = x
         return symbols
@@ -202,13 +198,12 @@ class Decisions:  # 4.4
                 near = [kept[x] for x in [(r - 2, c), (r - 1, c), (r - 1, c + 1), (r, c - places)]]
                 more = [h, (d, a), (*near, h % 2, k), (g, k, d), (a, b, g)]
                 bit = self.mixed([(b, k), (a, h % 8), *more], 0, 0)
-                kept[r, c] = bit
-                h, in_row, in_kernel = (2 * h + bit) % 1024, in_row + bit, in_kernel + bit
-                in_column[c] += bit
+                kept[r, c], h, in_row = bit, (2 * h + bit) % 1024, in_row + bit
+                in_column[c], in_kernel = in_column[c] + bit, in_kernel + bit
                 in_channel[channel] += bit
         return sorted(r * columns + c for (r, c), bit in kept.items() if bit)
 
-    def ranks(self, rows, columns, places, positions, levels, zero):  # 3.4
+    def ranks(self, rows, columns, places, positions, levels, zero, _):  # 3.4
         width, ranks, last, above = (levels - 1).bit_length(), [], zero, {}
         n, m = 2 ** max(width, 3), 8
         kept, channels = set(positions), defaultdict(lambda: (0, 0))
@@ -231,7 +226,7 @@ class Decisions:  # 4.4
                 channels[c // places] = sizes + size, seen + 1
         return ranks
 
-    def sizes(self, columns, places, positions, levels, zero, least):  # 3.5
+    def sizes(self, _, columns, places, positions, levels, zero, least):  # 3.5
         most, ranks = max(zero, levels - 1 - zero + least).bit_length(), []
         of_column, of_channel = defaultdict(lambda: 16), defaultdict(lambda: 128)
         recent, near, before, last = 1024, 0, -1, 0
@@ -266,8 +261,7 @@ FLIP = [(sign, 2 * sign - 1 if d in FLOATS else sign) for d, sign in enumerate(S
 def positions_of(method, source, n, elements):  # 3.2, layouts 0 to 2
     layout, coder = divmod(method, 16)
     if layout == 2:
-        mask = source.symbols(coder, -(-elements // 8), 256)
-        return [i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1]
+        return Source(source.symbols(coder, -(-elements // 8), 256)).ones()
     gaps = []
     if layout == 1:
         top, direct = divmod(source.uint(), 16)
@@ -296,6 +290,11 @@ def values_of(method, source, n, dtype):  # 3.3: the items as little-endian numb
         return [plain.uint(size) for _ in range(n)]
     if layout == 2:
         return [source.uint(size)] * n
+    if layout == 6:
+        step, folded = *unpack("<d", source.take(8)), source.varint()
+        first, form = folded >> 1 ^ -(folded & 1), "<f" if size == 4 else "<e"
+        items = [pack(form, (first + i) * step) for i in source.part().ones()]
+        return [int.from_bytes(item, "little") for item in items]
     if layout == 4:
         runs, part = source.varint(), source.part(source.varint())
         starts = positions_of(16 + coder, part, runs, n)
@@ -337,16 +336,11 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
     if kind > 2:
         (method, source), codes = streams.pop(), []
         if method in (0x14, 0x24):
-            keys = [word ^ FLIP[dtype][word >= SIGN[dtype]] for word in values]
-            order = (
-                range(levels) if dtype in COMPLEX else sorted(range(levels), key=keys.__getitem__)
-            )
+            keys = [0 if dtype in COMPLEX else x ^ FLIP[dtype][x >= SIGN[dtype]] for x in values]
+            order = sorted(range(levels), key=keys.__getitem__)
             decisions, zero = Decisions(source), sum(key < SIGN[dtype] for key in keys)
-            if method == 0x14:
-                ranks = decisions.ranks(*grid, positions, levels, zero)
-            else:
-                ranks = decisions.sizes(*grid[1:], positions, levels, zero, int(kind == 4))
-            codes = [order[rank] for rank in ranks]
+            by = decisions.ranks if method == 0x14 else decisions.sizes
+            codes = [order[r] for r in by(*grid, positions, levels, zero, int(kind == 4))]
         elif kept:
             codes = source.symbols(method, kept, levels)
         values = [values[code] for code in codes]
@@ -357,10 +351,11 @@ def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tens
 def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, metadata, files
     end = len(data) - 12 - int.from_bytes(data[-12:-8], "little")
     chunks, source = Source(data[:end]), Source(data[end:-12])
-    assert chunks.take(9) == b"\x89ESP\r\n\x1a\n\x01" and data[-4:] == b"\x89esp", "magic, version"
+    assert chunks.take(9) == b"\x89ESP\r\n\x1a\n\x02" and data[-4:] == b"\x89esp", "magic, version"
     assert zlib.crc32(data[:9] + data[end:-8]) == int.from_bytes(data[-8:-4], "little"), "checksum"
     assert source.varint() == 0, "features that are not known"
     tensors, aliases, metadata, files, names, written, rests = {}, {}, "{}", {}, [], [b""], []
+    packs, copies = defaultdict(lambda: Source(b"")), {}
 
     def name_from(source):  # 2.1
         shared, which = source.varint(), source.varint()
@@ -372,18 +367,20 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
     for _ in range(source.varint()):  # 2.2
         names.append(name := name_from(source))
         dims, kind = divmod(source.uint(), 16)
-        if kind == 5:
-            tensors[name] = tensors[names[source.varint()]]
-            continue
-        dtype = source.uint()
+        copies |= {name: names[source.varint()]} if kind == 5 else {}
+        dtype = source.uint() if kind != 5 else 0
         shape = [source.varint() for _ in range(dims)]
+        tensors |= {name: (dtype, shape, b"")} if kind not in (6, 7) else {}
+        if kind in (5, 8):
+            continue
         kept = source.varint() if kind in (2, 4) else prod(shape)
         levels = source.varint() if kind in (3, 4) else 0
-        fields = [(source.uint(), source.varint()) for _ in range((0, 1, 2, 2, 3, 0, 1)[kind])]
+        fields = [(source.uint(), source.varint()) for _ in range((0, 1, 2, 2, 3, 0, 1, 1)[kind])]
         chunk = chunks.part(sum(length for _, length in fields))
         assert source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}"
         streams = [(method, chunk.part(length)) for method, length in fields]
-        dense = tensor_of(kind % 5, dtype, shape, kept, levels, streams)
+        dense = tensor_of(kind if kind < 5 else 1, dtype, shape, kept, levels, streams)
+        packs[dtype].data += dense if kind == 7 else b""
         files |= {name: files.get(name, b"") + dense} if kind == 6 else {}
         tensors |= {name: (dtype, shape, dense)} if kind < 6 else {}
     while source.at < len(source.data):
@@ -391,6 +388,9 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
         if section == 1:
             aliases = {name_from(payload): names[payload.varint()] for _ in range(payload.varint())}
         metadata = payload.data.decode() if section == 2 else metadata
+    for name, (dtype, shape, dense) in tensors.items():  # what lies in packs, and copies of it
+        dense = dense or packs[dtype].take(BYTES[dtype] * prod(shape))
+        tensors[name] = tensors[copies[name]] if name in copies else (dtype, shape, dense)
     return tensors, aliases, metadata, files
 
 

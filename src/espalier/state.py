@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.errors import InvalidArgument
+from espalier.kernels.gather import gather
 
 Array = NDArray[Any]
 
@@ -277,7 +278,7 @@ class Codebook(CompressedTensor):
         return self.size
 
     def flat(self, start: int, stop: int) -> Array:
-        return self.codebook[self.codes[start:stop]]
+        return gather(self.codebook, self.codes[start:stop])
 
     def _check(self) -> None:
         _check_values(self.codebook, self.dtype, "codebook")

@@ -257,7 +257,8 @@ def load(
         order = list(reader.names())
         names = [name for name in order if name not in aliases]
         tensors = {name: reader.tensor(name) for name in names} if trainable else {}
-        dense = {name: to_tensor(reader.dense(name), reader.entry(name).dtype) for name in names}
+        arrays = reader.arrays()
+        dense = {name: to_tensor(arrays[name], reader.entry(name).dtype) for name in names}
         edits = stored_edits(reader.metadata)
     dense |= {alias: dense[name] for alias, name in aliases.items()}
     state = {name: dense[name] for name in order}

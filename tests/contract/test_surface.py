@@ -36,7 +36,7 @@ def test_importing_espalier_loads_nothing():
 
 
 def test_the_core_unpacks_a_file_without_torch():
-    path = ROOT / "tests" / "golden" / "lenet-huffman-v1.esp"
+    path = ROOT / "tests" / "golden" / "lenet-huffman-v2.esp"
     code = (
         "import sys\nfrom espalier.container import read\n"
         f"tensors = read({str(path)!r}).dense()\n"

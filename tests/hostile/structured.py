@@ -47,10 +47,10 @@ class Part:
             varint(0) + varint(0) + varint(len(self.name)) + self.name,
             bytes([self.kind & 15 | len(self.shape) << 4, self.dtype]),
             *map(varint, self.shape),
-            varint(self.kept) if kind.startswith("sparse") else b"",
-            varint(self.levels) if kind.endswith("codebook") else b"",
+            varint(self.kept) if kind in layout.SPARSE else b"",
+            varint(self.levels) if kind in layout.SHARED else b"",
             *(bytes([method]) + varint(len(body)) for method, body in self.streams),
-            zlib.crc32(chunk).to_bytes(4, "little"),
+            zlib.crc32(chunk).to_bytes(4, "little") if kind != layout.PACKED else b"",
         ]
         return b"".join(fields), chunk
 
@@ -100,7 +100,7 @@ def _number(rng, old):
 
 
 def _method(rng):
-    return rng.randrange(6) << 4 | rng.randrange(5) if rng.random() < 0.9 else rng.randrange(256)
+    return rng.randrange(7) << 4 | rng.randrange(5) if rng.random() < 0.9 else rng.randrange(256)
 
 
 def _change_stream(part, rng, change):
@@ -147,8 +147,8 @@ def _change_original(part, rng, change):
 def _change_type(part, rng, change):
     if rng.random() < 0.7:
         return replace(part, dtype=rng.randrange(1, 18) if rng.random() < 0.95 else 0)
-    kind = rng.randrange(1, 7) if rng.random() < 0.95 else rng.randrange(16)
-    streams = list(part.streams)
+    kind = rng.randrange(1, 9) if rng.random() < 0.95 else rng.randrange(16)
+    streams = list(part.streams) or [(0, b"")]
     need = len(layout.STREAMS.get(layout.KIND_NAMES.get(kind, "dense"), ()))
     while len(streams) < need:
         streams.insert(rng.randrange(len(streams) + 1), rng.choice(part.streams))
@@ -183,8 +183,11 @@ def mutate(data, rng: random.Random, change, other=b""):
     others = take_apart(other)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         i = rng.randrange(len(parts))
-        if not parts[i].streams:
-            parts[i] = replace(parts[i], original=_number(rng, max(parts[i].original, 0)))
+        if parts[i].original >= 0:
+            parts[i] = replace(parts[i], original=_number(rng, parts[i].original))
+        elif not parts[i].streams:
+            change_packed = _change_shape if rng.random() < 0.9 else _change_type
+            parts[i] = change_packed(parts[i], rng, change)
         elif rng.random() < 0.02:
             parts[i] = _change_original(parts[i], rng, change)
         elif rng.random() < 0.1:
@@ -318,7 +321,15 @@ def seeds():
             writer.add("copy", dense("float32", runs))
             writer.file("a/b.txt", [text])
         yield f"runs-{coder}", file.getvalue()
+    grid = ((np.flatnonzero(np.arange(40) % 5) - 16) * 0.011).astype("<f4")
+    long = Codebook((4200,), "float32", rng.binomial(20, 0.3, 4200).astype("u1"), grid)
+    for coder in ["rans", "context"]:
+        file = io.BytesIO()
+        write(CompressedModel({"long": long}), file, coder=coder)
+        yield f"long-{coder}", file.getvalue()
     file = io.BytesIO()
-    small = {name: tensors[name] for name in ("scalar", "floats", "sparse", "empty")}
+    names = ("scalar", "floats", "sparse", "empty", "doubles")
+    small = {name: tensors[name] for name in names}
+    small |= {"more": dense("float32", -near, (5, 12)), "again": small["floats"]}
     write(CompressedModel(small, {"tied": "sparse"}, {"k": [1, "é"]}), file)
     yield "several", file.getvalue()

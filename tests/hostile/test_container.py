@@ -117,6 +117,25 @@ def one(chunk, **fields):
     return assemble([entry(streams=streams, crc=zlib.crc32(body), **fields)], body)
 
 
+def chunks(reader):
+    """The entries that have a chunk."""
+    return [entry for entry in reader._directory.entries if entry.streams]
+
+
+def packed(members, size):
+    """A pack of four float32 in ``size`` bytes, with members of these dtypes and dimensions."""
+    body = bytes(range(size))
+    entries = [
+        b"\x00\x00"
+        + text(b"%d" % i)
+        + bytes([8 | len(dims) << 4, dtype])
+        + b"".join(map(varint, dims))
+        for i, (dtype, dims) in enumerate(members)
+    ]
+    pack = entry(b"", 7, streams=[(0, size)], crc=zlib.crc32(body))
+    return assemble([*entries, pack], body)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def warm():
     decode(WHOLE)
@@ -137,9 +156,13 @@ def test_every_prefix_is_truncated():
 def test_every_flipped_byte_is_found():
     rng = random.Random(0)
     sound = Reader(io.BytesIO(WHOLE))
-    places = [sound.entry(name) for name in sound.names()]
-    places = [place for place in places if place.kind != "copy"]
-    owner = {at: p.name for p in places for at in range(p.offset, p.offset + p.length)}
+    places = [place for place in chunks(sound) if place.kind != "file"]
+    packed = {pack.offset: name for name, (pack, _) in sound._directory.packed.items()}
+    owner = {
+        at: packed.get(p.offset, p.name)
+        for p in places
+        for at in range(p.offset, p.offset + p.length)
+    }
     (piece,) = sound._directory.files["config.json"]
     beside = range(piece.offset, piece.offset + piece.length)
     for at in range(len(WHOLE)):
@@ -204,7 +227,7 @@ def test_damage_in_one_tensor_leaves_the_others():
 def test_mutated_chunks_are_decoded_or_refused():
     rng = random.Random(0)
     reader = Reader(io.BytesIO(WHOLE))
-    for place in map(reader.entry, reader.names()[:-2]):  # the last ones have no chunk
+    for place in chunks(reader):
         chunk = WHOLE[place.offset : place.offset + place.length]
         for at in range(0, len(chunk), 1 + len(chunk) // 60):
             broken = bytearray(chunk)
@@ -217,18 +240,13 @@ def test_mutated_chunks_are_decoded_or_refused():
 
 def test_swapped_methods_are_decoded_or_refused():
     reader = Reader(io.BytesIO(WHOLE))
-    for place in map(reader.entry, reader.names()[:-2]):  # the last ones have no chunk
+    for place in chunks(reader):
         chunk = WHOLE[place.offset : place.offset + place.length]
         for i, stream in enumerate(place.streams):
             for method in range(256):
                 streams = list(place.streams)
                 streams[i] = layout.StreamEntry(method, stream.length)
-                _decode_chunk(_changed(place, streams=tuple(streams)), chunk)
-
-
-def _changed(place, **fields):
-    values = {name: getattr(place, name) for name in place.__dataclass_fields__}
-    return layout.Entry(**values | fields)
+                _decode_chunk(place._replace(streams=tuple(streams)), chunk)
 
 
 def _decode_chunk(place, chunk):
@@ -264,13 +282,13 @@ def test_mutated_directories_are_read_or_refused():
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        (one([(0, bytes(16))], kind=7), CorruptFile, "tensor 'x': kind 7 is not known"),
+        (one([(0, bytes(16))], kind=9), CorruptFile, "tensor 'x': kind 9 is not known"),
         (one([(0, bytes(16))], kind=0), CorruptFile, "kind 0"),
         (one([(0, bytes(16))], dtype=0), CorruptFile, "dtype 0 is not known"),
         (one([(0, bytes(16))], dtype=18), CorruptFile, "dtype 18"),
         (one([(0, bytes(16))], dims=(5,)), TruncatedFile, "should be 20 bytes, not 16"),
         (one([(0, bytes(16))], dims=(3,)), CorruptFile, "should be 12 bytes, not 16"),
-        (one([(0, bytes(16))], dims=(1 << 49,)), CorruptFile, "dimension 0: .* over the limit"),
+        (one([(0, bytes(16))], dims=(1 << 49,)), CorruptFile, "dimension: .* over the limit"),
         (one([(0, b"")], dims=(1 << 48, 1 << 48, 0, 1)), None, None),
         (one([(0, b"")], dims=(1 << 30, 1 << 30)), CorruptFile, "over the limit of 2\\*\\*48"),
         (one([(0, bytes(16))], dims=(1 << 48,)), TruncatedFile, "not 16"),
@@ -322,6 +340,19 @@ def test_mutated_directories_are_read_or_refused():
         (assemble([entry(), b"\x00\x00\x01y\x05\x01"], bytes(16)), CorruptFile, "1 are before it"),
         (assemble([b"\x00\x00\x01y\x05\x00"]), CorruptFile, "copy of entry 0, and 0 are"),
         (assemble([b"\x00\x00\x01y\x05"]), TruncatedFile, "original"),
+        (one([(0, bytes(16))], kind=7), CorruptFile, "a pack has no name"),
+        (one([(0, bytes(16))], kind=7, name=b"", dims=(2, 2)), CorruptFile, "and is 1-D"),
+        (one([(0, bytes(16))], kind=7, name=b"", dims=(65537,)), CorruptFile, "2\\*\\*16"),
+        (packed((), 16), CorruptFile, "a pack of 4 float32 elements is not filled"),
+        (packed([(1, (3,))], 16), CorruptFile, "not filled"),
+        (packed([(1, (2, 2))], 16), None, None),
+        (packed([(1, (2, 2)), (1, ())], 16), CorruptFile, "'1': it has no elements in a pack"),
+        (packed([(1, (5,))], 16), CorruptFile, "'0': elements 0 on are not in a pack of 4"),
+        (packed([(1, (3,)), (1, (2,))], 16), CorruptFile, "'1': elements 3 on are not in"),
+        (packed([(1, (1 << 48,))], 16), CorruptFile, "not in a pack of 4"),
+        (packed([(1, (0,)), (1, (4,))], 16), CorruptFile, "'0': it has no elements"),
+        (packed([(4, (4,))], 16), CorruptFile, "no elements in a pack of float64"),
+        (packed([(1, (4,))], 12), TruncatedFile, "pack of tensor '0': values: 4 float32"),
         (assemble([b"\x00\x00\x01y\x15\x00"]), CorruptFile, "copy and has 1 dimensions"),
         (
             assemble([entry(), b"\x00\x00\x01y\x05\x00", b"\x00\x00\x01z\x05\x01"], bytes(16)),
@@ -375,8 +406,8 @@ def test_an_alias_may_not_hide_a_tensor():
 
 def test_other_versions_are_refused_by_number():
     data = bytearray(WHOLE)
-    data[8] = 2
-    refused(bytes(data), UnsupportedVersion, "version 2, and this reader knows 1")
+    data[8] = 1
+    refused(bytes(data), UnsupportedVersion, "version 1, and this reader knows 2")
 
 
 LONE = b"\x00\x00"  # a Huffman table of the symbol 0 only

@@ -82,7 +82,7 @@ def test_equal_tensors_of_a_model_are_loaded_apart(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(30, 30), torch.nn.Linear(30, 30))
     model[1].load_state_dict(model[0].state_dict())
     ledger = espalier.save(model, tmp_path / "m.esp")
-    assert [row.kind for row in ledger] == ["dense", "dense", "copy", "copy"]
+    assert [row.kind for row in ledger] == ["packed", "packed", "copy", "copy"]
     state = espalier.load(tmp_path / "m.esp")
     state["0.weight"].zero_()
     assert state["1.weight"].abs().min() > 0

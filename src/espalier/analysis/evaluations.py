@@ -107,7 +107,8 @@ def call_evaluate(evaluate: Evaluate, model: nn.Module, what: str) -> float:
 def row_bytes(target: Target) -> tuple[int, float]:
     """``(bytes in the file, density)`` of a weight as it is now."""
     with Writer(io.BytesIO()) as writer:
-        row = writer.add(target.name, compressed_tensor(target))
+        writer.add(target.name, compressed_tensor(target))
+    row = writer.ledger[target.name]
     return row.total_bytes, row.keep
 
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, InvalidArgument, UnsupportedVersion
@@ -22,20 +21,35 @@ from espalier.state import count
 
 MAGIC = b"\x89ESP\r\n\x1a\n"
 """As PNG does: not text, not UTF-8, and broken by every conversion of line ends."""
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = len(MAGIC) + 1
 END_MAGIC = b"\x89esp"
 FOOTER_BYTES = 4 + 4 + len(END_MAGIC)
 
 FEATURES: frozenset[str] = frozenset()
-"""Names of the required features beyond version 1 that this reader has."""
+"""Names of the required features beyond version 2 that this reader has."""
 
 COPY = "copy"
 """Kind of a tensor that has every bit of an earlier one, and no chunk."""
 FILE = "file"
 """Kind of a piece of a file that is no tensor, such as a tokenizer beside the weights."""
-KINDS = {"dense": 1, "sparse": 2, "codebook": 3, "sparse codebook": 4, COPY: 5, FILE: 6}
+PACK = "pack"
+"""Kind of the values of many small tensors of one dtype, one after the other."""
+PACKED = "packed"
+"""Kind of a tensor whose values are some of a pack's."""
+KINDS = {
+    "dense": 1,
+    "sparse": 2,
+    "codebook": 3,
+    "sparse codebook": 4,
+    COPY: 5,
+    FILE: 6,
+    PACK: 7,
+    PACKED: 8,
+}
 KIND_NAMES = {number: name for name, number in KINDS.items()}
+SPARSE = ("sparse", "sparse codebook")
+SHARED = ("codebook", "sparse codebook")
 STREAMS = {
     "dense": ("values",),
     "sparse": ("positions", "values"),
@@ -43,8 +57,14 @@ STREAMS = {
     "sparse codebook": ("positions", "codes", "codebook"),
     COPY: (),
     FILE: ("values",),
+    PACK: ("values",),
+    PACKED: (),
 }
 """The streams of each kind, in the order of the chunk."""
+_STREAM_FIELDS = {
+    kind: tuple((f"{stream}: method", f"{stream}: length") for stream in streams)
+    for kind, streams in STREAMS.items()
+}
 
 DTYPE_IDS = {
     "float32": 1,
@@ -74,21 +94,23 @@ MAX_NAME_BYTES = 1024
 PIECE = 1 << 22
 """Bytes of the pieces that files are written in."""
 MAX_PIECE = 1 << 24
+SMALL = 1 << 12
+"""Dense tensors of fewer elements are packed."""
+MAX_PACK = 1 << 16
+"""Elements of a pack."""
 
 ALIASES = 1
 METADATA = 2
 
 
-@dataclass(frozen=True)
-class StreamEntry:
+class StreamEntry(NamedTuple):
     """Of one stream, what the directory says: its method byte and its length."""
 
     method: int
     length: int
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Of one tensor, what the directory says.
 
     ``streams`` are in the order of :data:`STREAMS`. ``offset`` and ``header_bytes`` are not stored:
@@ -108,12 +130,12 @@ class Entry:
     header_bytes: int = 0
     original: int = -1
 
-    @cached_property
+    @property
     def length(self) -> int:
         """Bytes of the chunk."""
-        return sum(stream.length for stream in self.streams)
+        return sum([stream.length for stream in self.streams])
 
-    @cached_property
+    @property
     def elements(self) -> int:
         """Elements of the dense tensor."""
         return count(self.shape)
@@ -123,14 +145,18 @@ class Entry:
 class Directory:
     """All entries, and what else the directory holds.
 
-    ``tensors`` are the entries that are tensors, by name; ``files`` the pieces of each file.
+    ``tensors`` are the entries that are tensors, by name; ``files`` the pieces of each file;
+    ``packed`` says of each tensor that is packed where: the entry of its pack, and the first of its
+    elements there. ``end`` is the byte after the last chunk.
     """
 
     entries: tuple[Entry, ...]
     tensors: Mapping[str, Entry]
     files: Mapping[str, tuple[Entry, ...]]
+    packed: Mapping[str, tuple[Entry, int]]
     aliases: Mapping[str, str]
     metadata: Mapping[str, Any]
+    end: int
 
 
 def header() -> bytes:
@@ -182,13 +208,13 @@ class Names:
 
     def decode(self, cursor: Cursor, what: str = "tensor") -> str:
         """Read the next name."""
-        shared = cursor.varint(f"{what} name: shared prefix", len(self._previous))
-        which = cursor.varint(f"{what} name: rest", len(self._by_index))
+        shared = cursor.varint("name: shared prefix", len(self._previous))
+        which = cursor.varint("name: rest", len(self._by_index))
         if which:
             rest = self._by_index[which - 1]
         else:
-            length = cursor.varint(f"{what} name: length", MAX_NAME_BYTES)
-            rest = bytes(cursor.take(length, f"{what} name"))
+            length = cursor.varint("name: length", MAX_NAME_BYTES)
+            rest = bytes(cursor.take(length, "name"))
             self._add(rest)
         utf8 = self._previous[:shared] + rest
         if len(utf8) > MAX_NAME_BYTES:
@@ -231,9 +257,11 @@ def encode_entry(entry: Entry, names: Names) -> bytes:
         return b"".join([*parts, bytes([KINDS[COPY]]), varint(entry.original)])
     parts.append(bytes([KINDS[entry.kind] | len(entry.shape) << 4, DTYPE_IDS[entry.dtype]]))
     parts += map(varint, entry.shape)
-    if entry.kind.startswith("sparse"):
+    if entry.kind == PACKED:
+        return b"".join(parts)
+    if entry.kind in SPARSE:
         parts.append(varint(entry.stored))
-    if entry.kind.endswith("codebook"):
+    if entry.kind in SHARED:
         parts.append(varint(entry.levels))
     for stream in entry.streams:
         parts += [bytes([stream.method]), varint(stream.length)]
@@ -249,9 +277,10 @@ def decode_entry(cursor: Cursor, names: Names, offset: int, before: Sequence[Ent
     start = cursor.at
     name = names.decode(cursor)
     try:
-        if cursor.left and cursor.data[cursor.at] == KINDS[COPY]:
+        kind_and_dims = cursor.u8("kind")
+        if kind_and_dims == KINDS[COPY]:
             return _decode_copy(cursor, name, offset, start, before)
-        return _decode_fields(cursor, name, offset, start)
+        return _decode_fields(cursor, name, kind_and_dims, offset, start)
     except FormatError as error:
         raise type(error)(f"tensor {name!r}: {error}") from None
 
@@ -259,57 +288,55 @@ def decode_entry(cursor: Cursor, names: Names, offset: int, before: Sequence[Ent
 def _decode_copy(
     cursor: Cursor, name: str, offset: int, start: int, before: Sequence[Entry]
 ) -> Entry:
-    cursor.u8("kind")
     index = cursor.varint("original")
     if index >= len(before):
         raise CorruptFile(f"it is a copy of entry {index}, and {len(before)} are before it")
-    original = before[index]
-    if original.kind in (COPY, FILE):
-        raise CorruptFile(f"it is a copy of entry {index}, which is a {original.kind}")
-    return replace(
-        original,
-        name=name,
-        kind=COPY,
-        streams=(),
-        crc=0,
-        offset=offset,
-        header_bytes=cursor.at - start,
-        original=index,
-    )
+    _, kind, dtype, shape, stored, levels, *_ = before[index]
+    if kind in (COPY, FILE, PACK):
+        raise CorruptFile(f"it is a copy of entry {index}, which is a {kind}")
+    size = cursor.at - start
+    return Entry(name, COPY, dtype, shape, stored, levels, (), 0, offset, size, index)
 
 
-def _decode_fields(cursor: Cursor, name: str, offset: int, start: int) -> Entry:
-    kind_and_dims = cursor.u8("kind")
+def _decode_fields(cursor: Cursor, name: str, kind_and_dims: int, offset: int, start: int) -> Entry:
     number, dims = kind_and_dims & 15, kind_and_dims >> 4
     if number not in KIND_NAMES:
         raise CorruptFile(f"kind {number} is not known; known are {KIND_NAMES}")
     kind = KIND_NAMES[number]
     if kind == COPY:
         raise CorruptFile(f"it is a copy and has {dims} dimensions of its own")
-    dtype = cursor.u8("dtype")
-    if dtype not in DTYPE_NAMES:
-        raise CorruptFile(f"dtype {dtype} is not known; known are 1 to {len(DTYPE_NAMES)}")
-    shape = tuple(cursor.varint(f"dimension {i}", MAX_ELEMENTS) for i in range(dims))
+    dtype = DTYPE_NAMES.get(found := cursor.u8("dtype"))
+    if dtype is None:
+        raise CorruptFile(f"dtype {found} is not known; known are 1 to {len(DTYPE_NAMES)}")
+    shape = tuple([cursor.varint("dimension", MAX_ELEMENTS) for _ in range(dims)])
     elements = count(shape)
     if elements > MAX_ELEMENTS:
         raise CorruptFile(f"shape {shape} has {elements} elements, over the limit of 2**48")
-    if kind == FILE and (dims, dtype) != (1, DTYPE_IDS["uint8"]):
-        raise CorruptFile(f"a file is 1-D uint8, not {dims}-D {DTYPE_NAMES[dtype]}")
-    if kind == FILE and elements > MAX_PIECE:
-        raise CorruptFile(f"a piece of a file has {elements} bytes, over the limit of 2**24")
+    if kind == PACKED:
+        size = cursor.at - start
+        return Entry(name, kind, dtype, shape, elements, 0, (), 0, offset, size)
+    _check_kind(name, kind, dtype, shape)
     stored, levels = elements, 0
-    if kind.startswith("sparse"):
+    if kind in SPARSE:
         stored = cursor.varint("kept elements", elements)
-    if kind.endswith("codebook"):
+    if kind in SHARED:
         levels = cursor.varint("levels", MAX_LEVELS)
     streams = tuple(
-        StreamEntry(cursor.u8(f"{stream}: method"), cursor.varint(f"{stream}: length"))
-        for stream in STREAMS[kind]
+        [StreamEntry(cursor.u8(m), cursor.varint(length)) for m, length in _STREAM_FIELDS[kind]]
     )
     crc = cursor.u32("checksum")
-    dtype_name = DTYPE_NAMES[dtype]
     size = cursor.at - start
-    return Entry(name, kind, dtype_name, shape, stored, levels, streams, crc, offset, size)
+    return Entry(name, kind, dtype, shape, stored, levels, streams, crc, offset, size)
+
+
+def _check_kind(name: str, kind: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Refuse files and packs that are not as they must be."""
+    if kind == FILE and (len(shape), dtype) != (1, "uint8"):
+        raise CorruptFile(f"a file is 1-D uint8, not {len(shape)}-D {dtype}")
+    if kind == FILE and shape[0] > MAX_PIECE:
+        raise CorruptFile(f"a piece of a file has {shape[0]} bytes, over the limit of 2**24")
+    if kind == PACK and (name or len(shape) != 1 or shape[0] > MAX_PACK):
+        raise CorruptFile(f"a pack has no name, and is 1-D of at most 2**16 elements, not {shape}")
 
 
 # ---------------------------------------------------------------- the directory
@@ -363,12 +390,13 @@ def decode_directory(data: bytes) -> Directory:
         entry = decode_entry(cursor, names, offset, entries)
         if entry.kind == FILE:
             _add_piece(files, entry, entries[-1] if entries else None)
-        elif entry.name in tensors:
-            raise CorruptFile(f"two tensors are called {entry.name!r}")
-        else:
+        elif entry.kind != PACK:
+            if entry.name in tensors:
+                raise CorruptFile(f"two tensors are called {entry.name!r}")
             tensors[entry.name] = entry
         entries.append(entry)
-        offset += entry.length
+        if entry.streams:
+            offset += entry.length
     aliases: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     seen: set[int] = set()
@@ -383,7 +411,38 @@ def decode_directory(data: bytes) -> Directory:
         elif section == METADATA:
             metadata = _decode_metadata(payload)
     whole = {name: tuple(pieces) for name, pieces in files.items()}
-    return Directory(tuple(entries), tensors, whole, aliases, metadata)
+    packed = _unpacked(entries)
+    return Directory(tuple(entries), tensors, whole, packed, aliases, metadata, offset)
+
+
+def _unpacked(entries: Sequence[Entry]) -> dict[str, tuple[Entry, int]]:
+    """Where each packed tensor is: those of a dtype, in order, fill the packs of it, in order."""
+    packs: dict[str, list[Entry]] = {}
+    for entry in reversed(entries):
+        if entry.kind == PACK:
+            packs.setdefault(entry.dtype, []).append(entry)
+    places: dict[str, tuple[Entry, int]] = {}
+    filled = dict.fromkeys(packs, 0)
+    for entry in entries:
+        if entry.kind == PACKED:
+            name, _, dtype, _, stored, *_ = entry
+            left = packs.get(dtype)
+            if not left or not stored:
+                raise CorruptFile(f"tensor {name!r}: it has no elements in a pack of {dtype}")
+            start, size = filled[dtype], left[-1].stored
+            places[name] = left[-1], start
+            filled[dtype] = start + stored
+            if start + stored > size:
+                raise CorruptFile(
+                    f"tensor {name!r}: elements {start} on are not in a pack of {size}"
+                )
+            if start + stored == size:
+                left.pop()
+                filled[dtype] = 0
+    for dtype, left in packs.items():
+        if left:
+            raise CorruptFile(f"a pack of {left[-1].stored} {dtype} elements is not filled")
+    return places
 
 
 def _add_piece(files: dict[str, list[Entry]], piece: Entry, last: Entry | None) -> None:
@@ -420,8 +479,10 @@ def _decode_aliases(
         index = cursor.varint(f"alias {alias!r}: tensor")
         if index >= len(entries):
             raise CorruptFile(f"alias {alias!r} is of entry {index}, and there are {len(entries)}")
-        if entries[index].kind == FILE:
-            raise CorruptFile(f"alias {alias!r} is of entry {index}, which is a file")
+        if entries[index].kind in (FILE, PACK):
+            raise CorruptFile(
+                f"alias {alias!r} is of entry {index}, which is a {entries[index].kind}"
+            )
         aliases[alias] = entries[index].name
     cursor.end("aliases")
     return aliases

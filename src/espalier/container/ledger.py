@@ -26,7 +26,8 @@ class TensorRow:
     ----------
     name, kind, shape, dtype
         ``kind``: ``"dense"``, ``"sparse"``, ``"codebook"`` or ``"sparse codebook"``; ``"copy"``
-        for a tensor that is another one bit for bit, and has no bytes but its header.
+        for a tensor that is another one bit for bit, and has no bytes but its header; ``"packed"``
+        for a small one that is coded together with others: its bytes are its share, by elements.
     elements, stored : int
         Of the dense tensor; and of those, how many are written (the kept ones).
     levels : int
@@ -192,6 +193,23 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
         bytes_pq=bytes_pq,
         **fields,
     )
+
+
+def packed_row(
+    entry: Entry, head: int, start: int, pack: Entry, pack_head: int, values: Measured
+) -> TensorRow:
+    """The row of a tensor whose elements are those of ``pack`` from ``start`` on.
+
+    Of what the pack takes it has the share of its elements: of ``values``, measured, and of the
+    pack's own entry, of ``pack_head`` bytes.
+    """
+
+    def share(total: int) -> int:
+        stop = start + entry.stored
+        return total * stop // pack.stored - total * start // pack.stored
+
+    own = Measured(share(values.payload_bytes), share(values.table_bytes), values.coder)
+    return row_of(entry, head + share(pack_head), {"values": own})
 
 
 def _bytes(bits: int) -> int:

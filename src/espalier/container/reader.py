@@ -8,18 +8,17 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from espalier.container import layout
 from espalier.container.layout import Entry
-from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, row_of
+from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.container.remote import is_url, open_url
-from espalier.entropy.coder import coder_by_id
 from espalier.entropy.codes import decode_codes
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.neighbours import Around
 from espalier.entropy.positions import FREE, decode_positions, gap_histogram
-from espalier.entropy.stream import RAW, split_method
+from espalier.entropy.stream import coder_name
 from espalier.entropy.values import decode_values
 from espalier.errors import (
     CorruptFile,
@@ -77,6 +76,7 @@ class Reader:
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         self._lock = threading.Lock()  # of the file's position
         self._scratch = threading.local()
+        self._packs: dict[str, _Pack] = {}  # the one of each dtype that was read last
         self._owned = isinstance(source, str | os.PathLike)
         self._file: BinaryIO
         if isinstance(source, str) and is_url(source):
@@ -143,11 +143,13 @@ class Reader:
         if layout.footer(data) != footer:
             raise CorruptFile("directory: the checksum does not match")
         directory = layout.decode_directory(data)
-        end = layout.HEADER_BYTES + sum(entry.length for entry in directory.entries)
-        if end != start:
-            raise CorruptFile(f"directory: chunks end at byte {end}, and it begins at {start}")
+        if directory.end != start:
+            raise CorruptFile(
+                f"directory: chunks end at byte {directory.end}, and it begins at {start}"
+            )
         for entry in directory.entries:
-            _check_bounds(entry)
+            if entry.kind in layout.SPARSE:
+                _check_bounds(entry)
         return directory
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -206,15 +208,32 @@ class Reader:
     # ------------------------------------------------------------ tensors
 
     def tensor(self, name: str) -> CompressedTensor:
-        """One tensor; only its own bytes are read, and their checksum is verified."""
+        """One tensor; only its own chunk, or its pack, is read, and the checksum verified."""
         return self._decode(self.entry(name))[0]
 
     def dense(self, name: str) -> Array:
         """``tensor(name).dense()``, without a copy of what was just decoded."""
-        tensor = self.tensor(name)
-        if isinstance(tensor, Dense) and tensor.values.flags.writeable:
-            return tensor.values.reshape(tensor.shape)
-        return tensor.dense()
+        return _own(self.tensor(name))
+
+    def arrays(self) -> dict[str, Array]:
+        """Every tensor, dense, in one pass: what :meth:`dense` gives of each name.
+
+        Tied names share one array, and no others do.
+
+        Examples
+        --------
+        >>> with Reader("model.esp") as reader:                              # doctest: +SKIP
+        ...     state = reader.arrays()
+        """
+        found: dict[str, Array] = {}
+        for name, entry in self._entries.items():
+            if entry.kind == layout.PACKED:
+                found[name] = self._packed(entry).reshape(entry.shape)
+            elif entry.kind == layout.COPY:
+                found[name] = found[self._directory.entries[entry.original].name].copy()
+            else:
+                found[name] = _own(self._decode(entry)[0])
+        return found | {alias: found[name] for alias, name in self.aliases.items()}
 
     def slice(self, name: str, index: Any) -> Array:
         """``dense()[index]`` of one tensor: only the rows that are asked for become dense.
@@ -262,17 +281,33 @@ class Reader:
     def _decode(self, entry: Entry) -> tuple[CompressedTensor, dict[str, int]]:
         if entry.kind == layout.COPY:
             return self._decode(self._directory.entries[entry.original])
+        if entry.kind == layout.PACKED:
+            return Dense(entry.shape, entry.dtype, self._packed(entry)), {}
         try:
             return decode_tensor(entry, self._chunk(entry))
         except FormatError as error:
             raise type(error)(f"{self.path}: tensor {entry.name!r}: {error}") from None
 
-    def _piece(self, entry: Entry) -> bytes:
-        (stream,) = entry.streams
+    def _packed(self, entry: Entry) -> Array:
+        """The elements of a tensor that is packed: a new array."""
+        pack, start = self._directory.packed[entry.name]
+        return self._read_pack(entry.name, pack).values[start : start + entry.stored].copy()
+
+    def _read_pack(self, name: str, entry: Entry) -> _Pack:
+        """The pack that holds the tensor ``name``, kept until another of the dtype is read."""
+        pack = self._packs.get(entry.dtype)
+        if pack is not None and pack.entry is entry:
+            return pack
         try:
-            body, dtype = self._chunk(entry), storage_dtype("uint8")
-            data, _ = decode_values(stream.method, body, entry.elements, "uint8", dtype)
-            return data.tobytes()
+            found, tables = decode_tensor(entry, self._chunk(entry))
+        except FormatError as error:
+            raise type(error)(f"{self.path}: pack of tensor {name!r}: {error}") from None
+        pack = self._packs[entry.dtype] = _Pack(entry, _own(found), tables["values"])
+        return pack
+
+    def _piece(self, entry: Entry) -> bytes:
+        try:
+            return decode_tensor(entry, self._chunk(entry))[0].dense().tobytes()
         except FormatError as error:
             raise type(error)(f"{self.path}: file {entry.name!r}: {error}") from None
 
@@ -281,7 +316,16 @@ class Reader:
         entry = self.entry(name)
         if entry.kind == layout.COPY:
             return row_of(entry, entry.header_bytes, {})
+        if entry.kind == layout.PACKED:
+            return self._packed_row(entry)
         return row_of(entry, entry.header_bytes, _measure(entry, *self._decode(entry)))
+
+    def _packed_row(self, entry: Entry) -> TensorRow:
+        pack, start = self._directory.packed[entry.name]
+        (stream,) = pack.streams
+        tables = self._read_pack(entry.name, pack).tables
+        measured = Measured(stream.length - tables, tables, coder_name(stream.method))
+        return packed_row(entry, entry.header_bytes, start, pack, pack.header_bytes, measured)
 
     def ledger(self) -> Ledger:
         """Where the bytes went. Decodes every tensor, one after the other."""
@@ -301,6 +345,21 @@ class Reader:
         """All tensors."""
         tensors = {name: self.tensor(name) for name in self._entries}
         return CompressedModel(tensors, dict(self.aliases), dict(self.metadata))
+
+
+class _Pack(NamedTuple):
+    """A pack as it was read: its values, and the bytes of tables."""
+
+    entry: Entry
+    values: Array
+    tables: int
+
+
+def _own(tensor: CompressedTensor) -> Array:
+    """``tensor.dense()``, without a copy of what nobody else has."""
+    if isinstance(tensor, Dense) and tensor.values.flags.writeable:
+        return tensor.values.reshape(tensor.shape)
+    return tensor.dense()
 
 
 def _file_row(name: str, pieces: tuple[Entry, ...]) -> FileRow:
@@ -324,7 +383,7 @@ def _check_header(head: bytes) -> None:
 
 def _check_bounds(entry: Entry) -> None:
     """Refuse counts that no stream pays for; the rest is bounded by the streams themselves."""
-    if entry.kind.startswith("sparse") and entry.stored > FREE + 8 * entry.length:
+    if entry.stored > FREE + 8 * entry.length:
         raise CorruptFile(
             f"tensor {entry.name!r}: {entry.stored} kept elements cannot lie in a chunk of "
             f"{entry.length} bytes"
@@ -334,45 +393,53 @@ def _check_bounds(entry: Entry) -> None:
 def decode_tensor(
     entry: Entry, chunk: bytes | memoryview
 ) -> tuple[CompressedTensor, dict[str, int]]:
-    """The tensor of a chunk whose checksum is right, and the table bytes of each stream.
+    """What a chunk holds whose checksum is right, and the table bytes of each stream.
+
+    A pack or a piece of a file is a dense tensor too.
 
     The tensor shares no memory with the chunk.
     """
-    storage = storage_dtype(entry.dtype)
-    view = memoryview(chunk)
+    view, at = memoryview(chunk), 0
     bodies: dict[str, tuple[int, memoryview]] = {}
-    at = 0
-    for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
-        bodies[name] = stream.method, view[at : at + stream.length]
-        at += stream.length
+    for name, (method, length) in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
+        bodies[name] = method, view[at : at + length]
+        at += length
     parts: dict[str, Any] = {}
     tables: dict[str, int] = {}
-    # Codes last: they may be coded by positions and codebook.
-    for name in sorted(bodies, key="codes".__eq__):
-        method, body = bodies[name]
-        n = entry.levels if name == "codebook" else entry.stored
+    for name in _ORDER[entry.kind]:
         try:
-            if name == "positions":
-                found = decode_positions(method, body, n, entry.elements, entry.shape)
-            elif name == "codes":
-                shape, kept = entry.shape, parts.get("positions")
-                around = Around(shape, kept, parts["codebook"], entry.dtype)
-                found = decode_codes(method, body, n, entry.levels, around)
-            else:
-                found = decode_values(method, body, n, entry.dtype, storage)
+            parts[name], tables[name] = _stream(entry, name, *bodies[name], parts)
         except FormatError as error:
             raise type(error)(f"{name}: {error}") from None
-        parts[name], tables[name] = found
-    kinds: dict[str, type[CompressedTensor]] = {
-        "dense": Dense,
-        "sparse": Sparse,
-        "codebook": Codebook,
-        "sparse codebook": SparseCodebook,
-    }
     try:
-        return kinds[entry.kind](entry.shape, entry.dtype, **parts), tables
+        return _VARIANTS[entry.kind](entry.shape, entry.dtype, **parts), tables
     except InvalidArgument as error:
         raise CorruptFile(str(error)) from None
+
+
+_VARIANTS: dict[str, type[CompressedTensor]] = {
+    "dense": Dense,
+    "sparse": Sparse,
+    "codebook": Codebook,
+    "sparse codebook": SparseCodebook,
+    layout.FILE: Dense,
+    layout.PACK: Dense,
+}
+_ORDER = {kind: sorted(layout.STREAMS[kind], key="codes".__eq__) for kind in _VARIANTS}
+"""Codes last: they may be coded by positions and codebook."""
+
+
+def _stream(
+    entry: Entry, name: str, method: int, body: memoryview, parts: dict[str, Any]
+) -> tuple[Array, int]:
+    """One stream, decoded, and the bytes of its tables; ``parts``: those before it."""
+    if name == "positions":
+        return decode_positions(method, body, entry.stored, entry.elements, entry.shape)
+    if name == "codes":
+        around = Around(entry.shape, parts.get("positions"), parts["codebook"], entry.dtype)
+        return decode_codes(method, body, entry.stored, entry.levels, around)
+    n = entry.levels if name == "codebook" else entry.stored
+    return decode_values(method, body, n, entry.dtype, storage_dtype(entry.dtype))
 
 
 def _measure(
@@ -380,14 +447,13 @@ def _measure(
 ) -> dict[str, Measured]:
     measured: dict[str, Measured] = {}
     for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
-        number = split_method(stream.method)[1]
-        coder = "raw" if number == RAW else coder_by_id(number).name
         histogram = None
         if isinstance(tensor, Sparse | SparseCodebook) and name == "positions":
             histogram = gap_histogram(tensor.positions)
         elif isinstance(tensor, Codebook | SparseCodebook) and name == "codes":
             histogram = Histogram.of(tensor.codes)
-        measured[name] = Measured(stream.length - tables[name], tables[name], coder, histogram)
+        coder, table = coder_name(stream.method), tables[name]
+        measured[name] = Measured(stream.length - table, table, coder, histogram)
     return measured
 
 

@@ -7,23 +7,28 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import numpy as np
 
 from espalier.container import layout
 from espalier.container.atomic import atomic_write
 from espalier.container.layout import Entry, StreamEntry
-from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, row_of
+from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.entropy.choice import AUTO, Coders, coders_for
 from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.codes import encode_codes
+from espalier.entropy.histogram import is_constant_view
 from espalier.entropy.neighbours import Around
+from espalier.entropy.planes import ROTATED
 from espalier.entropy.positions import encode_positions
 from espalier.entropy.stream import Stream
-from espalier.entropy.values import encode_file, encode_values
+from espalier.entropy.values import encode_file, encode_values, starts_of_runs
 from espalier.errors import InvalidArgument
 from espalier.state import (
+    Array,
     Codebook,
     CompressedModel,
     CompressedTensor,
@@ -76,18 +81,46 @@ def encode_tensor(
 class Encoded:
     """A tensor as it will be written: its entry, still without a name, and its streams.
 
-    ``digest`` is the SHA-256 of the chunk: by it tensors are known that are there already.
+    ``digest`` is the SHA-256 of the chunk: by it tensors are known that are there already. A tensor
+    that goes into a pack has no streams, but ``values``, and the digest is theirs.
     """
 
     entry: Entry
     streams: tuple[Stream, ...]
     measured: dict[str, Measured]
     digest: bytes
+    values: Array | None = None
+
+
+class _Member(NamedTuple):
+    """A small tensor that waits for its pack to be written.
+
+    ``head``: bytes of its entry. ``start``: the first of its elements in the pack.
+    """
+
+    entry: Entry
+    head: int
+    start: int
+    values: Array
+
+
+def _is_packed(tensor: Dense) -> bool:
+    """Whether a tensor shares its tables with others: few numbers of which none is like the next.
+
+    Integers and flags are mostly runs and steps, each tensor's of its own kind.
+    """
+    return (
+        0 < tensor.size < layout.SMALL
+        and tensor.dtype in ROTATED
+        and not is_constant_view(tensor.values)
+        and starts_of_runs(tensor.values) is None
+    )
 
 
 class Writer:
-    """Write a file tensor by tensor; nothing is held but the directory.
+    """Write a file tensor by tensor; little is held but the directory.
 
+    Small dense tensors of a dtype are held back and coded together, up to 2**16 elements at a time.
     A tensor of which every bit, dtype and shape are those of an earlier one is written as a copy of
     that: a name and a number. It stays a tensor of its own, unlike an alias.
 
@@ -123,7 +156,7 @@ class Writer:
     >>> from espalier.container import Reader
     >>> file = io.BytesIO()
     >>> with Writer(file) as w:
-    ...     row = w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
+    ...     w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
     ...     w.metadata = {"made by": "an example"}
     >>> w.ledger.file_bytes == len(file.getvalue())
     True
@@ -149,7 +182,8 @@ class Writer:
         self._names = layout.Names()
         self._indices: dict[str, int] = {}
         self._known: dict[tuple[Entry, bytes], int] = {}
-        self._rows: dict[str, TensorRow] = {}
+        self._packs: dict[str, list[_Member]] = {}
+        self._rows: dict[str, TensorRow | None] = {}
         self._files: dict[str, FileRow] = {}
         self._aliases: dict[str, str] = {}
         self._offset = 0
@@ -193,15 +227,15 @@ class Writer:
         if name in self._rows or name in self._aliases:
             raise InvalidArgument(f"two tensors are called {name!r}")
 
-    def add(self, name: str, tensor: CompressedTensor) -> TensorRow:
-        """Write a tensor; returns its row of the ledger."""
+    def add(self, name: str, tensor: CompressedTensor) -> None:
+        """Write a tensor."""
         self._check_name(name)
         layout.check_name(name)
         try:
             encoded = self.encode(tensor)
         except InvalidArgument as error:
             raise InvalidArgument(f"tensor {name!r}: {error}") from None
-        return self.put(name, encoded)
+        self.put(name, encoded)
 
     def encode(self, tensor: CompressedTensor) -> Encoded:
         """The streams of a tensor, for :meth:`put`. Nothing is written: any thread may call it."""
@@ -210,42 +244,78 @@ class Writer:
                 f"shape {tensor.shape} is over the limits of {layout.MAX_DIMS} dimensions and "
                 "2**48 elements"
             )
+        shape = tuple(int(d) for d in tensor.shape)
+        if isinstance(tensor, Dense) and _is_packed(tensor):
+            entry = Entry("", layout.PACKED, tensor.dtype, shape, tensor.size, 0, (), 0)
+            digest = hashlib.sha256(tensor.values.tobytes()).digest()
+            return Encoded(entry, (), {}, digest, tensor.values.copy())
         kind, levels, streams, measured = encode_tensor(tensor, self._coders)
-        crc, digest = 0, hashlib.sha256()
+        crc, sha = 0, hashlib.sha256()
         ordered = tuple(streams[stream] for stream in layout.STREAMS[kind])
         for stream in ordered:
             crc = zlib.crc32(stream.body, crc)
-            digest.update(stream.body)
+            sha.update(stream.body)
         entry = Entry(
             name="",
             kind=kind,
             dtype=tensor.dtype,
-            shape=tuple(int(d) for d in tensor.shape),
+            shape=shape,
             stored=tensor.stored,
             levels=levels,
             streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
             crc=crc,
         )
-        return Encoded(entry, ordered, measured, digest.digest())
+        return Encoded(entry, ordered, measured, sha.digest())
 
-    def put(self, name: str, encoded: Encoded) -> TensorRow:
-        """Write a tensor that :meth:`encode` made; returns its row of the ledger."""
+    def put(self, name: str, encoded: Encoded) -> None:
+        """Write a tensor that :meth:`encode` made."""
         self._check_name(name)
         layout.check_name(name)
         known = encoded.entry, encoded.digest
+        self._indices[name] = len(self._entries)
         index = self._known.setdefault(known, len(self._entries))
         if index < len(self._entries):
             changes: dict[str, Any] = {"kind": layout.COPY, "streams": (), "original": index}
-            entry, measured = replace(encoded.entry, name=name, crc=0, **changes), {}
+            entry = encoded.entry._replace(name=name, crc=0, **changes)
+            self._row(entry, {})
+        elif encoded.values is not None:
+            self._pack(encoded.entry._replace(name=name), encoded.values)
         else:
-            entry, measured = replace(encoded.entry, name=name), encoded.measured
             for stream in encoded.streams:
                 self._write(stream.body)
+            self._row(encoded.entry._replace(name=name), encoded.measured)
+
+    def _row(self, entry: Entry, measured: dict[str, Measured]) -> None:
+        """Put an entry into the directory, and its row into the ledger."""
+        head = self._enter(entry)
+        self._rows[entry.name] = row_of(entry, head, measured)
+
+    def _enter(self, entry: Entry) -> int:
+        """Put an entry into the directory: the bytes that it takes."""
         written = layout.encode_entry(entry, self._names)
-        self._indices[name] = len(self._entries)
         self._entries.append(written)
-        row = self._rows[name] = row_of(entry, len(written), measured)
-        return row
+        return len(written)
+
+    def _pack(self, entry: Entry, values: Array) -> None:
+        """Put a small tensor into the pack of its dtype, and write that if it may be full."""
+        self._rows[entry.name] = None
+        members = self._packs.setdefault(entry.dtype, [])
+        start = members[-1].start + members[-1].entry.stored if members else 0
+        members.append(_Member(entry, self._enter(entry), start, values))
+        if start + entry.stored + layout.SMALL > layout.MAX_PACK:
+            self._write_pack(entry.dtype)
+
+    def _write_pack(self, dtype: str) -> None:
+        members = self._packs.pop(dtype)
+        values = np.concatenate([member.values for member in members])
+        stream = encode_values(values, dtype, self._coders)
+        method = StreamEntry(stream.method, len(stream.body))
+        crc, n = zlib.crc32(stream.body), values.size
+        pack = Entry("", layout.PACK, dtype, (n,), n, 0, (method,), crc)
+        self._write(stream.body)
+        head, measured = self._enter(pack), _measure(stream)
+        for entry, own, start, _ in members:
+            self._rows[entry.name] = packed_row(entry, own, start, pack, head, measured)
 
     def file(self, name: str, data: Iterable[bytes]) -> FileRow:
         """Write a file that is no tensor, a piece at a time; returns its row of the ledger.
@@ -275,10 +345,8 @@ class Writer:
                 crc=zlib.crc32(stream.body),
             )
             self._write(stream.body)
-            written = layout.encode_entry(entry, self._names)
-            self._entries.append(written)
             size += len(piece)
-            total += len(written) + len(stream.body)
+            total += self._enter(entry) + len(stream.body)
         row = self._files[name] = FileRow(name, size, total)
         return row
 
@@ -293,10 +361,12 @@ class Writer:
     @property
     def ledger(self) -> Ledger:
         """Where the bytes went; whole once the block has ended."""
-        rows, files = tuple(self._rows.values()), tuple(self._files.values())
-        return Ledger(rows, self._offset, dict(self._aliases), files)
+        rows = tuple(row for row in self._rows.values() if row is not None)
+        return Ledger(rows, self._offset, dict(self._aliases), tuple(self._files.values()))
 
     def _finish(self) -> None:
+        for dtype in list(self._packs):
+            self._write_pack(dtype)
         aliases = {alias: self._indices[name] for alias, name in self._aliases.items()}
         directory = layout.encode_directory(self._entries, self._names, aliases, self.metadata)
         if len(directory) >= 1 << 32:

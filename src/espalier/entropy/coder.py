@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.entropy.cursor import Cursor
 from espalier.errors import CorruptFile
 from espalier.registry import Registry
 
@@ -57,35 +56,28 @@ class EntropyCoder(ABC, Generic[Table]):
         """The table, serialised."""
 
     @abstractmethod
-    def read_table(self, cursor: Cursor, alphabet: int) -> Table:
-        """Read what :meth:`write_table` wrote, and no byte more.
-
-        Raises
-        ------
-        FormatError
-            The table is impossible, or names a symbol outside the alphabet.
-        """
-
-    @abstractmethod
     def encode(self, symbols: Array, table: Table) -> bytes:
         """The payload. ``symbols``: 1-D, unsigned, each of a count > 0 in the table's fit."""
 
     @abstractmethod
-    def decode(self, buffer: bytes | memoryview, n: int, table: Table) -> Array:
-        """The ``n`` symbols of a payload that is exactly ``buffer``.
+    def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
+        """The ``n`` symbols of ``body``, which is exactly a table and its payload.
 
-        Never allocates more than a fixed multiple of the buffer's length: where the payload has no
-        bits, it returns a view of one symbol with stride 0.
+        Never allocates more than a fixed multiple of the body's length, and of the alphabet's:
+        where the payload has no bits, it returns a view of one symbol with stride 0.
 
         Returns
         -------
-        array, shape (n,)
+        symbols : array, shape (n,)
             uint8 for an alphabet of at most 256 symbols, else uint16. May be read-only.
+        table_bytes : int
+            How many bytes of ``body`` are the table.
 
         Raises
         ------
         FormatError
-            The buffer is not a payload of ``n`` symbols.
+            The table is impossible, or names a symbol outside the alphabet; or the rest is not a
+            payload of ``n`` symbols.
         """
 
 

@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.choice import Coders, as_coders
-from espalier.entropy.coder import CODERS
-from espalier.entropy.cursor import Cursor
+from espalier.entropy.coder import CODERS, coder_by_id
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.neighbours import RANKS, SIZES, Around, decode_ranks, encode_ranks
 from espalier.entropy.stream import (
     EMPTY,
     Stream,
-    decode_symbols,
     encode_symbols,
     read_empty,
     smallest,
@@ -61,4 +59,4 @@ def decode_codes(
         return decode_ranks(layout, body, n, around), 0
     if layout:
         raise CorruptFile(f"layout {layout} of codes with coder {number} is not known")
-    return decode_symbols(Cursor(body), number, n, levels)
+    return coder_by_id(number).decode(body, n, levels)

@@ -36,11 +36,12 @@ class Cursor:
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
         self.at = 0
+        self._size = len(self.data)
 
     @property
     def left(self) -> int:
         """Bytes not yet read."""
-        return len(self.data) - self.at
+        return self._size - self.at
 
     def take(self, n: int, field: str) -> memoryview:
         """The next ``n`` bytes, without a copy."""
@@ -55,7 +56,10 @@ class Cursor:
 
     def u8(self, field: str) -> int:
         """One byte."""
-        return self.take(1, field)[0]
+        if self.at < self._size:
+            self.at += 1
+            return self.data[self.at - 1]
+        raise TruncatedFile(f"{field}: a byte is declared and none is left")
 
     def u32(self, field: str) -> int:
         """Four bytes, little-endian."""
@@ -63,6 +67,12 @@ class Cursor:
 
     def varint(self, field: str, most: int = MAX_VARINT) -> int:
         """A variable-length integer of at most ``most``, in its shortest form."""
+        if self.at < self._size and (byte := self.data[self.at]) < 128 and byte <= most:
+            self.at += 1
+            return byte
+        return self._long(field, most)
+
+    def _long(self, field: str, most: int) -> int:
         value = shift = 0
         while True:
             byte = self.u8(field)

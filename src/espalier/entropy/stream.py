@@ -47,7 +47,13 @@ class Stream:
     @property
     def name(self) -> str:
         """The coder's name, or ``"raw"``."""
-        return "raw" if self.coder == RAW else coder_by_id(self.coder).name
+        return coder_name(self.method)
+
+
+def coder_name(method: int) -> str:
+    """The name of the coder of a method byte, or ``"raw"``."""
+    number = split_method(method)[1]
+    return "raw" if number == RAW else coder_by_id(number).name
 
 
 EMPTY = Stream(0, RAW, b"")
@@ -93,11 +99,7 @@ def encode_symbols(
 
 def decode_symbols(cursor: Cursor, number: int, n: int, alphabet: int) -> tuple[Array, int]:
     """Read table and payload to the end of ``cursor``: the symbols, and the table's bytes."""
-    coder = coder_by_id(number)
-    start = cursor.at
-    table = coder.read_table(cursor, alphabet)
-    table_bytes = cursor.at - start
-    return coder.decode(cursor.rest(), n, table), table_bytes
+    return coder_by_id(number).decode(cursor.rest(), n, alphabet)
 
 
 def split_method(method: int) -> tuple[int, int]:

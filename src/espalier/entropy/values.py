@@ -1,11 +1,12 @@
 """Exact values: biases, norm statistics, codebooks, kept weights; bit for bit.
 
-Six layouts, of which the smallest is written:
+Seven layouts, of which the smallest is written:
 
 ``PLAIN``     the values as they lie in memory, little-endian.
 ``PLANES``    byte planes: :mod:`espalier.entropy.planes`.
 ``CONSTANT``  one value that stands for all.
 ``SORTED``    distinct values in rising order, and their order: :mod:`espalier.entropy.codebooks`.
+``MULTIPLES`` multiples of one step, in rising order: :mod:`espalier.entropy.multiples`.
 ``RUNS``      where runs of equal values begin, and one value for each.
 ``ZLIB``      the values as they lie in memory, by zlib: for files that are no tensors.
 """
@@ -23,6 +24,7 @@ from espalier.entropy.codebooks import SORTED, decode_sorted, encode_sorted
 from espalier.entropy.coder import CODERS, EntropyCoder
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.histogram import is_constant_view
+from espalier.entropy.multiples import MULTIPLES, decode_multiples, encode_multiples
 from espalier.entropy.planes import PLANES, decode_planes, encode_planes
 from espalier.entropy.positions import FREE, TOKENS, decode_positions, encode_tokens
 from espalier.entropy.stream import EMPTY, RAW, Stream, read_empty, smallest, split_method
@@ -72,6 +74,7 @@ def encode_values(values: Array, dtype: str, coders: Coders, codebook: bool = Fa
     if entropy:
         tried: list[Stream | None] = [encode_planes(values, dtype, entropy)]
         if codebook:
+            tried.append(encode_multiples(values, dtype))
             tried += [encode_sorted(values, dtype, coder) for coder in entropy]
         else:
             starts = starts_of_runs(values)
@@ -184,6 +187,8 @@ def decode_values(
         if layout == PLAIN:
             return values.view(storage).copy(), 0
         return np.broadcast_to(values.copy().view(storage), (n,)), 0
+    if layout == MULTIPLES and number == RAW:
+        return decode_multiples(body, n, dtype, storage)
     if layout == SORTED and number != RAW:
         return decode_sorted(number, body, n, dtype, storage)
     if layout == PLANES:

@@ -115,6 +115,51 @@ def frozen(array: Array) -> Array:
     return view
 
 
+def bytes_of(body: bytes | memoryview) -> Array:
+    """``body`` as a read-only uint8 array, without a copy."""
+    data = np.frombuffer(body, np.uint8)
+    data.flags.writeable = False
+    return data
+
+
+@jit
+def get_varint(buffer: Array, at: Int) -> tuple[Int, Int]:
+    """A variable-length integer in its shortest form, and the byte after it: -1 if there is none.
+
+    See :func:`espalier.entropy.cursor.varint`.
+    """
+    value = np.int64(0)
+    for shift in range(0, 63, 7):
+        if at >= buffer.size:
+            return value, np.int64(-1)
+        byte = np.int64(buffer[at])
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return value, np.int64(at) if byte or shift == 0 else np.int64(-1)
+    return value, np.int64(-1)
+
+
+@jit
+def set_bits(buffer: Array, first: Int, places: Array) -> Int:
+    """Which bits are set, counted from ``first``: a status. There must be as many as ``places``.
+
+    The first bit must be set, and one of the last byte.
+    """
+    n = np.int64(0)
+    for i in range(buffer.size):
+        byte = np.int64(buffer[i])
+        for bit in range(8):
+            if (byte >> bit) & 1:
+                if n == places.size:
+                    return TRAILING
+                places[n] = first + 8 * i + bit
+                n += 1
+    if n < places.size:
+        return SHORT
+    return OK if buffer[0] & 1 and buffer[buffer.size - 1] else RANGE
+
+
 # ---------------------------------------------------------------- fixed-width fields
 
 

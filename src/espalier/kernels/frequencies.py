@@ -29,30 +29,36 @@ from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, largest_lev
 Array = NDArray[Any]
 
 FRACTION = 16
-"""Bits after the point of :func:`log2_table`."""
+"""Bits after the point of :func:`log2_of`."""
+
+
+@jit
+def log2_of(f: Int) -> Int:
+    """floor(2**16 log2 f), by integers, so that it is the same anywhere."""
+    exponent = np.int64(0)
+    while f >> (exponent + 1):
+        exponent += 1
+    # Squaring a number in [1, 2) doubles its logarithm, whose next bit is then known.
+    x = np.uint64(f) << np.uint64(31 - exponent)
+    log = exponent
+    for _ in range(FRACTION):
+        x = (x * x) >> np.uint64(31)
+        log <<= 1
+        if x >> np.uint64(32):
+            log |= 1
+            x >>= np.uint64(1)
+    return log
 
 
 @jit
 def _fill_log2(table: Array) -> None:
     for f in range(1, table.size):
-        # Squaring a number in [1, 2) doubles its logarithm, whose next bit is then known.
-        exponent = np.int64(0)
-        while f >> (exponent + 1):
-            exponent += 1
-        x = np.uint64(f) << np.uint64(31 - exponent)
-        log = exponent
-        for _ in range(FRACTION):
-            x = (x * x) >> np.uint64(31)
-            log <<= 1
-            if x >> np.uint64(32):
-                log |= 1
-                x >>= np.uint64(1)
-        table[f] = log
+        table[f] = log2_of(f)
 
 
 @cache
 def log2_table() -> Array:
-    """floor(2**16 log2 f) for f up to 2**17, by integers, so that choices are the same anywhere."""
+    """:func:`log2_of` of f up to 2**17."""
     table = np.zeros((1 << MAX_LOG) + 1, np.int64)
     _fill_log2(table)
     return frozen(table)

@@ -172,14 +172,14 @@ def write_levels(levels: Array, precision: int) -> bytes:
     return out.tobytes()
 
 
-def read_levels(buffer: Array, log: int, precision: int, n: int) -> tuple[Array, int, int]:
-    """The ``n`` levels at the start of ``buffer``, the bytes that they take, and a status."""
-    levels = np.zeros(n, np.int64)
-    status, bits = get_levels(frozen(buffer), log, precision, levels)
-    size = (int(bits) + 7) // 8
-    if status == OK and bits & 7 and int(buffer[size - 1]) >> (bits & 7):
+@jit
+def read_levels(buffer: Array, log: Int, precision: Int, levels: Array) -> tuple[Int, Int]:
+    """Fill ``levels`` from the start of ``buffer``: a status, and the bytes that they take."""
+    status, bits = get_levels(buffer, log, precision, levels)
+    size = (bits + 7) >> 3
+    if status == OK and bits & 7 and buffer[size - 1] >> (bits & 7):
         status = RANGE
-    return levels, size, int(status)
+    return status, size
 
 
 def write_levels_reference(levels: list[int], precision: int) -> bytes:

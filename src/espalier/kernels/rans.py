@@ -11,11 +11,16 @@ so that x grows by a factor of M / f_s. The last symbol is pushed first. The sta
 While M <= 2**15 this is asked after every second symbol only, which is what makes it fast: two
 symbols cannot take more than the 32 bits that are there.
 
-A stream of fewer than ``SPLIT_FROM`` symbols has one state, which begins at M, the least from which
-every symbol makes it grow: all of it is the number, and next to nothing is lost. A longer one has
-blocks of at most ``BLOCK`` symbols, and each of them eight states that take turns, so that a
-processor can work on all at once; they share one stream of words. Blocks can be handed to different
-threads, and that changes no byte.
+A stream of fewer than ``SPLIT_FROM`` symbols has one state; a longer one has blocks of at most
+``BLOCK`` symbols, and each of them eight states that take turns, so that a processor can work on
+all at once; they share one stream of words. Blocks can be handed to different threads, and that
+changes no byte.
+
+States begin at M, the least from which every symbol makes one grow: all of it is the number, and
+next to nothing is lost. Until a state has reached 2**31 for the first time the decoder, for which
+that is the end, takes no word for it: by then there are none. Where the eight grow at such
+different rates that one would still be below when another has given a word away, they begin at
+2**31 instead. The decoder need not know.
 
 References
 ----------
@@ -32,13 +37,27 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, SHORT, TRAILING, Int, frozen, inlined, jit
+from espalier.kernels.bitpack import (
+    OK,
+    RANGE,
+    SHORT,
+    TRAILING,
+    Int,
+    frozen,
+    get_varint,
+    inlined,
+    jit,
+    load64,
+    peek,
+)
+from espalier.kernels.frequencies import FRACTION, fill_frequencies, log2_of
+from espalier.kernels.levels import read_levels
 
 Array = NDArray[Any]
 
 LANES = 8
 BLOCK = 1 << 20
-SPLIT_FROM = 1 << 16
+SPLIT_FROM = 1 << 12
 
 LOW = 1 << 31
 """A state below this takes a word, if it is not in its first steps."""
@@ -65,11 +84,6 @@ def lanes_of(n: int) -> int:
 def per_word(log: int) -> int:
     """Symbols of a state between two looks at whether it needs a word."""
     return 2 if log <= 15 else 1
-
-
-def first_state(lanes: int, log: int) -> int:
-    """What the encoder's states begin at, and the decoder's must end at."""
-    return 1 << log if lanes == 1 else LOW
 
 
 @intrinsic
@@ -175,7 +189,7 @@ def _encode(symbols: Array, table: Array, log: Int, states: Array, words: Array)
     """Push all symbols, the last one first; words from the end of ``words``: the first one's place.
 
     ``states``: where they begin, and where they end. ``words`` has room for one more than there
-    will be.
+    will be. -1 if a state is still below 2**31 when there are words already.
     """
     n = symbols.size
     lanes = states.size
@@ -185,25 +199,33 @@ def _encode(symbols: Array, table: Array, log: Int, states: Array, words: Array)
     at = words.size
     lane = (n - 1) % lanes
     turn = (n - 1) // lanes
-    for i in range(n - 1, 2 * LANES * turns - 1, -1):
-        s = np.int64(symbols[i])
-        x = states[lane]
-        if turn % group == group - 1:
-            share = table[s, _SHARE]
-            if group == 2:
-                share *= table[np.int64(symbols[i - lanes]), _SHARE]
-            if x >> room >= share:
-                at -= 1
-                words[at] = np.uint32(x & np.uint64(0xFFFFFFFF))
-                x >>= _WORD
-        states[lane] = _push(x, s, table, np.uint64(log))
-        lane -= 1
-        if lane < 0:
-            lane = lanes - 1
-            turn -= 1
+    i = n - 1
+    while True:
+        while i >= 2 * LANES * turns:
+            s = np.int64(symbols[i])
+            x = states[lane]
+            if turn % group == group - 1:
+                share = table[s, _SHARE]
+                if group == 2:
+                    share *= table[np.int64(symbols[i - lanes]), _SHARE]
+                if x >> room >= share:
+                    at -= 1
+                    words[at] = np.uint32(x & np.uint64(0xFFFFFFFF))
+                    x >>= _WORD
+                elif x < _LOW and at < words.size:
+                    return np.int64(-1)
+            states[lane] = _push(x, s, table, np.uint64(log))
+            i -= 1
+            lane -= 1
+            if lane < 0:
+                lane = lanes - 1
+                turn -= 1
+        if turns == 0 or states.min() >= _LOW:
+            break
+        turns -= 1
     if turns:
         at = _encode_turns(symbols, table, log, states, words, at, turns)
-    return at
+    return np.int64(at)
 
 
 def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Array]]:
@@ -222,9 +244,12 @@ def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Ar
     lanes = lanes_of(symbols.size)
     blocks: list[tuple[Array, Array]] = []
     for start, stop in pairwise(block_starts(symbols.size).tolist()):
-        states = np.full(lanes, first_state(lanes, log), np.uint64)
         words = np.empty((stop - start) * log // 32 + lanes + 1, np.uint32)
-        at = _encode(frozen(symbols[start:stop]), table, log, states, words)
+        at = -1
+        for first in (1 << log, LOW):
+            if at < 0:
+                states = np.full(lanes, first, np.uint64)
+                at = int(_encode(frozen(symbols[start:stop]), table, log, states, words))
         blocks.append((states, words[at:].copy()))
     return blocks
 
@@ -233,24 +258,36 @@ def encode_reference(
     symbols: list[int], frequencies: Array, log: int
 ) -> list[tuple[list[int], list[int]]]:
     """:func:`encode` in plain Python."""
+    blocks = []
+    for begin, end in pairwise(block_starts(len(symbols)).tolist()):
+        for first in (1 << log, LOW):
+            block = _block_reference(symbols[begin:end], frequencies, log, first)
+            if block is not None:
+                blocks.append(block)
+                break
+    return blocks
+
+
+def _block_reference(
+    symbols: list[int], frequencies: Array, log: int, first: int
+) -> tuple[list[int], list[int]] | None:
     share = frequencies.tolist()
     start = (np.cumsum(frequencies) - frequencies).tolist()
     lanes, group = lanes_of(len(symbols)), per_word(log)
-    blocks: list[tuple[list[int], list[int]]] = []
-    for begin, end in pairwise(block_starts(len(symbols)).tolist()):
-        states = [first_state(lanes, log)] * lanes
-        words: list[int] = []
-        for i in reversed(range(end - begin)):
-            s, lane = symbols[begin + i], i % lanes
-            if i // lanes % group == group - 1:
-                both = share[s] * (share[symbols[begin + i - lanes]] if group == 2 else 1)
-                if states[lane] >= both << (63 - group * log):
-                    words.append(states[lane] & 0xFFFFFFFF)
-                    states[lane] >>= 32
-            quotient, rest = divmod(states[lane], share[s])
-            states[lane] = (quotient << log) + start[s] + rest
-        blocks.append((states, words[::-1]))
-    return blocks
+    states = [first] * lanes
+    words: list[int] = []
+    for i in reversed(range(len(symbols))):
+        s, lane = symbols[i], i % lanes
+        if i // lanes % group == group - 1:
+            both = share[s] * (share[symbols[i - lanes]] if group == 2 else 1)
+            if states[lane] >= both << (63 - group * log):
+                words.append(states[lane] & 0xFFFFFFFF)
+                states[lane] >>= 32
+            elif states[lane] < LOW and words:
+                return None
+        quotient, rest = divmod(states[lane], share[s])
+        states[lane] = (quotient << log) + start[s] + rest
+    return states, words[::-1]
 
 
 # ---------------------------------------------------------------- decoding
@@ -324,7 +361,7 @@ def _one_by_one(
     out: Array,
     i: Int,
 ) -> Int:
-    """Symbols ``i`` on of a block; returns how many words were read, or -1 if more were needed."""
+    """Symbols ``i`` on of a block; returns how many words were read."""
     lanes = states.size
     group = 2 if log <= 15 else 1
     lane, turn = i % lanes, i // lanes
@@ -332,12 +369,9 @@ def _one_by_one(
     while i < out.size:
         x = first if lanes == 1 else states[lane]
         x = _pop(x, i, slots, entries, np.uint64(log), out)
-        if turn % group == group - 1 and x < _LOW:
-            if at < words.size:
-                x = (x << _WORD) | np.uint64(words[at])
-                at += 1
-            elif lanes > 1:
-                return np.int64(-1)
+        if turn % group == group - 1 and x < _LOW and at < words.size:
+            x = (x << _WORD) | np.uint64(words[at])
+            at += 1
         if lanes == 1:
             first = x
         else:
@@ -369,55 +403,129 @@ def _in_turn(
 
 
 @jit
-def _finish(
-    words: Array,
-    at: Int,
-    states: Array,
-    slots: Array,
-    entries: Array,
-    log: Int,
-    out: Array,
-    i: Int,
-) -> Int:
+def _block(words: Array, states: Array, slots: Array, entries: Array, log: Int, out: Array) -> Int:
+    """Read the symbols of one block into ``out``: a status. States are moved along."""
+    i, at = np.int64(0), np.int64(0)
+    if states.size == LANES and log <= 15:
+        i, at = _in_turn(words, states, slots, entries, log, out)
     at = _one_by_one(words, at, states, slots, entries, log, out, i)
-    if at < 0:
-        return SHORT
     if at < words.size:
         return TRAILING
-    begin = np.uint64(1) << np.uint64(log) if states.size == 1 else _LOW
+    begin = np.uint64(1) << np.uint64(log)
+    if states[0] == _LOW:
+        begin = _LOW
     for lane in range(states.size):
         if states[lane] != begin:
             return RANGE
     return OK
 
 
-def decode_tables(frequencies: Array, log: int) -> tuple[Array, Array]:
-    """The symbol of each slot (uint8 or uint16), and of each symbol f | c << 32 (uint64)."""
-    wide = frequencies.size > 256
-    symbols = np.arange(frequencies.size, dtype=np.uint16 if wide else np.uint8)
-    share = frequencies.astype(np.uint64)
-    starts = np.cumsum(share, dtype=np.uint64) - share
-    return np.repeat(symbols, frequencies), share | starts << _WORD
+@jit
+def _states(data: Array, at: Int, end: Int, states: Array) -> Int:
+    """The states at the start of a block: the byte where its words begin, or -1.
+
+    A state 2**b + x is the field b of 6 bits, then x in b bits.
+    """
+    bit = 8 * np.int64(at)
+    for lane in range(states.size):
+        b = np.int64(peek(data, bit) & np.uint64(63))
+        if b > 62 or bit + 6 + b > 8 * end:
+            return np.int64(-1)
+        low = min(b, np.int64(32))
+        x = peek(data, bit + 6) & ((np.uint64(1) << np.uint64(low)) - np.uint64(1))
+        high = peek(data, bit + 6 + low) & ((np.uint64(1) << np.uint64(b - low)) - np.uint64(1))
+        states[lane] = (np.uint64(1) << np.uint64(b)) | x | (high << np.uint64(low))
+        bit += 6 + b
+    if bit & 7 and data[bit >> 3] >> (bit & 7):
+        return np.int64(-1)
+    return (bit + 7) >> 3
 
 
-def decode(states: Array, words: Array, slots: Array, entries: Array, log: int, out: Array) -> int:
-    """Read the symbols of one block into ``out``: a status.
+@jit
+def _words(data: Array, at: Int, end: Int) -> Array:
+    """The words from ``at`` to ``end``; they may lie at any byte."""
+    words = np.empty((end - at) >> 2, np.uint32)
+    for i in range(0, words.size - 1, 2):
+        pair = load64(data, at + 4 * i)
+        words[i], words[i + 1] = np.uint32(pair & np.uint64(0xFFFFFFFF)), np.uint32(pair >> _WORD)
+    if words.size & 1:
+        words[words.size - 1] = np.uint32(peek(data, 8 * (end - 4)) & np.uint64(0xFFFFFFFF))
+    return words
+
+
+@jit
+def _payload(data: Array, at: Int, slots: Array, entries: Array, log: Int, out: Array) -> Int:
+    """The symbols of all blocks, from ``at`` to the end of ``data``: a status."""
+    n = out.size
+    blocks = (n + BLOCK - 1) // BLOCK
+    ends = np.empty(blocks, np.int64)
+    for block in range(blocks - 1):
+        ends[block], at = get_varint(data, at)
+        if at < 0 or ends[block] > data.size:
+            return SHORT
+    states = np.empty(1 if n < SPLIT_FROM else LANES, np.uint64)
+    start = np.int64(0)
+    for block in range(blocks):
+        end = np.int64(data.size) if block == blocks - 1 else at + ends[block]
+        if end > data.size:
+            return SHORT
+        at = _states(data, at, end, states)
+        if at < 0 or (end - at) & 3:
+            return RANGE
+        stop = start + n // blocks + (block < n % blocks)
+        words = _words(data, at, end)
+        status = _block(words, states, slots, entries, log, out[start:stop])
+        if status != OK:
+            return status
+        at, start = end, stop
+    return OK
+
+
+@jit
+def decode(
+    data: Array, first: Int, span: Int, log: Int, precision: Int, n: Int, none: Array
+) -> tuple[Int, Int, Array]:
+    """Read levels and payload: where the payload begins, a status, and the symbols.
 
     Parameters
     ----------
-    states : uint64 array, shape (1,) or (8,)
-        Below 2**63; they are moved along.
-    words : uint32 array
-    slots, entries : array
-        From :func:`decode_tables`: 2**log slots.
-    out : uint8 or uint16 array, shape (n,)
+    data : uint8 array
+    first, span : int
+        The first symbol that occurs, and how far the last one is from it, at least 1.
+    log, precision : int
+        m and p of :mod:`espalier.kernels.frequencies`.
+    n : int
+    none : uint8 or uint16 array, shape (0,)
+        Of the dtype of the symbols.
+
+    Returns
+    -------
+    payload : int
+        Its first byte; -1 if the status is of the table.
+    status : int
+    symbols : array, shape (n,)
+        Only if the status is OK.
     """
-    tables = frozen(slots), frozen(entries), log, out
-    words = frozen(words)
-    i = at = 0
-    if states.size == LANES and log <= 15:  # a process of short streams need not compile it
-        i, at = _in_turn(words, states, *tables)
-    return int(_finish(words, at, states, *tables, i))
+    levels, frequencies = np.zeros(span + 1, np.int64), np.empty(span + 1, np.int64)
+    status, payload = read_levels(data, log, precision, levels)
+    if status == OK:
+        status = fill_frequencies(levels, log, precision, frequencies)
+    if status != OK:
+        return np.int64(-1), status, none
+    # Twice what they can hold: no proof is asked for here, only that memory is paid for.
+    least = (np.int64(log) << FRACTION) - log2_of(frequencies.max())
+    if n > ((np.int64(16) * (data.size - payload) + 128) << FRACTION) // least:
+        return payload, SHORT, none
+    slots = np.empty(1 << log, none.dtype)
+    entries = np.empty(first + span + 1, np.uint64)
+    start = np.int64(0)
+    for s in range(span + 1):
+        f = frequencies[s]
+        entries[first + s] = np.uint64(f) | np.uint64(start) << _WORD
+        slots[start : start + f] = first + s
+        start += f
+    out = np.empty(n, none.dtype)
+    return payload, _payload(data, payload, slots, entries, log, out), out
 
 
 def decode_reference(
@@ -436,6 +544,6 @@ def decode_reference(
         symbols.append(s)
         x[lane] = int(frequencies[s]) * (x[lane] >> log) + slot - start[s]
         if i // len(x) % group == group - 1 and x[lane] < LOW:
-            word = next(left, None)
+            word = next(left, None)  # none is left while a state grows for the first time
             x[lane] = x[lane] if word is None else x[lane] << 32 | word
     return symbols

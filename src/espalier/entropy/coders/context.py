@@ -40,7 +40,7 @@ class Context(EntropyCoder[int]):
     >>> table = coder.fit(np.array([90, 5, 5]))
     >>> symbols = np.array([0] * 90 + [1, 2] * 5, np.uint8)
     >>> payload = coder.encode(symbols, table)
-    >>> len(payload), np.array_equal(coder.decode(payload, 100, table), symbols)
+    >>> len(payload), np.array_equal(coder.decode(payload, 100, 3)[0], symbols)
     (12, True)
     """
 
@@ -72,27 +72,24 @@ class Context(EntropyCoder[int]):
     def write_table(self, table: int) -> bytes:
         return b""
 
-    def read_table(self, cursor: Cursor, alphabet: int) -> int:
-        return alphabet
-
     def encode(self, symbols: Array, table: int) -> bytes:
         width = self.width(table)
         return kernel.encode(symbols, width) if width and symbols.size else b""
 
-    def decode(self, buffer: bytes | memoryview, n: int, table: int) -> Array:
-        width = self.width(table)
-        dtype = symbol_dtype(table)
+    def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
+        width = self.width(alphabet)
+        dtype = symbol_dtype(alphabet)
         if not width or not n:
-            Cursor(buffer).end("payload")
-            return np.broadcast_to(np.array(0, dtype), (n,))
-        if n * width * LEAST_BITS > 8 * len(buffer) + 64:
-            raise TruncatedFile(f"{n} symbols cannot lie in {len(buffer)} bytes")
-        symbols, whole = kernel.decode(buffer, n, width, dtype)
+            Cursor(body).end("payload")
+            return np.broadcast_to(np.array(0, dtype), (n,)), 0
+        if n * width * LEAST_BITS > 8 * len(body) + 64:
+            raise TruncatedFile(f"{n} symbols cannot lie in {len(body)} bytes")
+        symbols, whole = kernel.decode(body, n, width, dtype)
         if not whole:
-            raise CorruptFile(f"{len(buffer)} bytes are not those of {n} symbols alone")
-        if int(symbols.max()) >= table:
-            raise CorruptFile(f"symbol {int(symbols.max())} is outside the alphabet of {table}")
-        return symbols
+            raise CorruptFile(f"{len(body)} bytes are not those of {n} symbols alone")
+        if int(symbols.max()) >= alphabet:
+            raise CorruptFile(f"symbol {int(symbols.max())} is outside the alphabet of {alphabet}")
+        return symbols, 0
 
 
 def _log2_gamma(x: Array) -> Array:

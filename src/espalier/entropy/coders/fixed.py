@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS, EntropyCoder, symbol_dtype
-from espalier.entropy.cursor import Cursor
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
 
@@ -45,16 +44,13 @@ class Fixed(EntropyCoder[int]):
     def write_table(self, table: int) -> bytes:
         return b""
 
-    def read_table(self, cursor: Cursor, alphabet: int) -> int:
-        return alphabet
-
     def encode(self, symbols: NDArray[Any], table: int) -> bytes:
         return bitpack.pack(symbols, self.width(table)).tobytes()
 
-    def decode(self, buffer: bytes | memoryview, n: int, table: int) -> NDArray[Any]:
-        width = self.width(table)
-        data = np.frombuffer(buffer, np.uint8)
-        symbols, status = bitpack.unpack(data, n, width, symbol_dtype(table))
+    def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[NDArray[Any], int]:
+        width = self.width(alphabet)
+        data = np.frombuffer(body, np.uint8)
+        symbols, status = bitpack.unpack(data, n, width, symbol_dtype(alphabet))
         if status != bitpack.OK:
             need = bitpack.packed_bytes(n, width)
             error = TruncatedFile if status == bitpack.SHORT else CorruptFile
@@ -62,6 +58,6 @@ class Fixed(EntropyCoder[int]):
                 f"{n} symbols of {width} bits, padded with zeros, are {need} bytes, "
                 f"not these {data.size}"
             )
-        if width and int(symbols.max(initial=0)) >= table:
-            raise CorruptFile(f"symbol {int(symbols.max())} is outside the alphabet of {table}")
-        return symbols
+        if width and int(symbols.max(initial=0)) >= alphabet:
+            raise CorruptFile(f"symbol {int(symbols.max())} is outside the alphabet of {alphabet}")
+        return symbols, 0

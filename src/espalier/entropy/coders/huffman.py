@@ -55,7 +55,7 @@ class Huffman(EntropyCoder[CodeLengths]):
     >>> table.lengths.tolist()
     [1, 2, 2]
     >>> payload = coder.encode(symbols, table)
-    >>> len(payload), coder.decode(payload, 6, table).tolist()
+    >>> len(payload), coder.decode(coder.write_table(table) + payload, 6, 3)[0].tolist()
     (1, [0, 1, 0, 2, 0, 0])
 
     References
@@ -77,9 +77,6 @@ class Huffman(EntropyCoder[CodeLengths]):
     def write_table(self, table: CodeLengths) -> bytes:
         return write_lengths(table.lengths, table.lone)
 
-    def read_table(self, cursor: Cursor, alphabet: int) -> CodeLengths:
-        return CodeLengths(*read_lengths(cursor, alphabet))
-
     def encode(self, symbols: Array, table: CodeLengths) -> bytes:
         if table.lone >= 0 or not symbols.size:
             return b""
@@ -89,26 +86,29 @@ class Huffman(EntropyCoder[CodeLengths]):
         sizes = np.diff(ends, prepend=0)[:-1].tolist()
         return b"".join(map(varint, sizes)) + data.tobytes()
 
-    def decode(self, buffer: bytes | memoryview, n: int, table: CodeLengths) -> Array:
-        dtype = symbol_dtype(table.lengths.size)
-        if table.lone >= 0 or not n:
-            Cursor(buffer).end("payload")
-            return np.broadcast_to(np.array(max(table.lone, 0), dtype), (n,))
-        if n > 8 * len(buffer):
-            raise TruncatedFile(f"{n} symbols cannot lie in {len(buffer)} bytes")
-        cursor = Cursor(buffer)
+    def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
+        cursor = Cursor(body)
+        lengths, lone = read_lengths(cursor, alphabet)
+        table_bytes = cursor.at
+        if lone >= 0 or not n:
+            cursor.end("payload")
+            return np.broadcast_to(
+                np.array(max(lone, 0), symbol_dtype(alphabet)), (n,)
+            ), table_bytes
+        if n > 8 * cursor.left:
+            raise TruncatedFile(f"{n} symbols cannot lie in {cursor.left} bytes")
         runs = kernel.substreams(n)
         if runs > cursor.left:
-            raise TruncatedFile(f"{runs} run sizes cannot lie in {len(buffer)} bytes")
-        sizes = [cursor.varint("run size", len(buffer)) for _ in range(runs - 1)]
+            raise TruncatedFile(f"{runs} run sizes cannot lie in {cursor.left} bytes")
+        sizes = [cursor.varint("run size", len(body)) for _ in range(runs - 1)]
         ends = np.cumsum(np.array([*sizes, 0], np.int64))
         data = np.frombuffer(cursor.rest(), np.uint8)
         if ends[-1] > data.size:
             raise TruncatedFile(f"runs of {ends[-1]} bytes are declared, {data.size} are left")
         ends[-1] = data.size
-        symbols, status = kernel.decode(data, n, ends, table.lengths)
+        symbols, status = kernel.decode(data, n, ends, lengths)
         if status == bitpack.SHORT:
             raise TruncatedFile(f"a run ends before the last of its symbols ({n} in all)")
         if status != bitpack.OK:
             raise CorruptFile(f"a run goes on after the last of its symbols ({n} in all)")
-        return symbols
+        return symbols, table_bytes

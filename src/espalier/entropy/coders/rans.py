@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +10,16 @@ from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS, EntropyCoder, symbol_dtype
 from espalier.entropy.cursor import Cursor, varint
-from espalier.errors import CorruptFile, TruncatedFile
+from espalier.errors import CorruptFile, FormatError, TruncatedFile
 from espalier.kernels import bitpack
 from espalier.kernels import rans as kernel
-from espalier.kernels.frequencies import FRACTION, best_levels, fill_frequencies, log2_table
-from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, read_levels, write_levels
+from espalier.kernels.frequencies import FRACTION, best_levels, log2_table
+from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, write_levels
 
 Array = NDArray[Any]
 
-_STATE = 8
-"""Bytes of a state at most."""
+_STATE_BITS = 6
+"""Before each state, its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +66,8 @@ class Rans(EntropyCoder[Frequencies]):
     ([14, 1, 1], 4)
     >>> payload = coder.encode(symbols, table)
     >>> len(payload), len(coder.write_table(table))  # a Huffman code takes 14 bytes of payload
-    (8, 5)
-    >>> np.array_equal(coder.decode(payload, 100, table), symbols)
+    (9, 5)
+    >>> np.array_equal(coder.decode(coder.write_table(table) + payload, 100, 3)[0], symbols)
     True
 
     References
@@ -95,8 +94,8 @@ class Rans(EntropyCoder[Frequencies]):
         logs = log2_table()[table.counts[used]]
         cost = int(counts[used] @ ((table.log << FRACTION) - logs))
         n = int(counts.sum())
-        beside = 32 * kernel.LANES * (kernel.block_starts(n).size - 1)
-        return -(-cost >> FRACTION) + (beside if kernel.lanes_of(n) > 1 else 0)
+        states = kernel.lanes_of(n) * (kernel.block_starts(n).size - 1)
+        return -(-cost >> FRACTION) + states * (table.log + _STATE_BITS)
 
     def write_table(self, table: Frequencies) -> bytes:
         if table.levels is None:
@@ -105,104 +104,52 @@ class Rans(EntropyCoder[Frequencies]):
         written = write_levels(table.levels, table.precision)
         return head + bytes([table.log - MIN_LOG | table.precision << 4]) + written
 
-    def read_table(self, cursor: Cursor, alphabet: int) -> Frequencies:
-        if alphabet == 0:
-            raise CorruptFile("frequencies: the alphabet is empty")
-        frequencies = np.zeros(alphabet, np.int64)
-        first = cursor.varint("first symbol", alphabet - 1)
-        span = cursor.varint("span of symbols", alphabet - 1 - first)
-        if span == 0:
-            return Frequencies(frequencies, first)
-        head = cursor.u8("frequencies: sum and precision")
-        log, precision = (head & 15) + MIN_LOG, head >> 4
-        if log > MAX_LOG or precision > min(MAX_PRECISION, log - 1):
-            raise CorruptFile(f"frequencies: a sum of 2**{log} with a precision of {precision}")
-        left = np.frombuffer(cursor.data[cursor.at :], np.uint8)
-        levels, size, status = read_levels(left, log, precision, span + 1)
-        if status == bitpack.SHORT:
-            raise TruncatedFile(f"frequencies: the table of {span + 1} symbols is cut short")
-        if status == bitpack.OK:
-            cursor.take(size, "frequencies")
-            part = frequencies[first : first + span + 1]
-            status = int(fill_frequencies(levels, log, precision, part))
-        if status != bitpack.OK:
-            raise CorruptFile(
-                f"frequencies: no {span + 1} symbols have these; their sum is 2**{log}"
-            )
-        return Frequencies(frequencies, -1, log, precision, first, levels)
-
     def encode(self, symbols: Array, table: Frequencies) -> bytes:
         if table.lone >= 0 or not symbols.size:
             return b""
         blocks = kernel.encode(symbols, table.counts, table.log)
-        if kernel.lanes_of(symbols.size) == 1:
-            states, words = blocks[0]
-            state = int(states[0])
-            # A state behind words has 4 bytes at least; 5 to 8 tell the reader where it begins.
-            size = max((state.bit_length() + 7) // 8, 5 if words.size else 0)
-            return words.astype("<u4").tobytes() + state.to_bytes(size, "little")
-        bodies = [
-            states.astype("<u8").tobytes() + words.astype("<u4").tobytes()
-            for states, words in blocks
-        ]
+        bodies = [_states(states) + words.astype("<u4").tobytes() for states, words in blocks]
         return b"".join([varint(len(body)) for body in bodies[:-1]] + bodies)
 
-    def decode(self, buffer: bytes | memoryview, n: int, table: Frequencies) -> Array:
-        dtype = symbol_dtype(table.counts.size)
-        if table.lone >= 0 or not n:
-            Cursor(buffer).end("payload")
-            return np.broadcast_to(np.array(max(table.lone, 0), dtype), (n,))
-        least = (table.log << FRACTION) - int(log2_table()[int(table.counts.max())])
-        # Twice what they can hold: no proof is asked for here, only that memory is paid for.
-        if n * least >> FRACTION > 16 * len(buffer) + 128:
-            raise TruncatedFile(f"{n} symbols cannot lie in {len(buffer)} bytes")
-        blocks = _one_state(buffer) if kernel.lanes_of(n) == 1 else _blocks(buffer, n)
-        slots, entries = kernel.decode_tables(table.counts, table.log)
-        out = np.empty(n, dtype)
-        spans = pairwise(kernel.block_starts(n).tolist())
-        for (start, stop), (states, words) in zip(spans, blocks, strict=True):
-            status = kernel.decode(states, words, slots, entries, table.log, out[start:stop])
-            if status == bitpack.SHORT:
-                raise TruncatedFile(f"a block ends before the last of its symbols ({n} in all)")
-            if status != bitpack.OK:
-                raise CorruptFile(f"a block is not one of its symbols alone ({n} in all)")
-        return out
+    def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
+        cursor = Cursor(body)
+        if alphabet == 0:
+            raise CorruptFile("frequencies: the alphabet is empty")
+        first = cursor.varint("first symbol", alphabet - 1)
+        span = cursor.varint("span of symbols", alphabet - 1 - first)
+        if span == 0 or not n:
+            cursor.end("payload")
+            return np.broadcast_to(np.array(first, symbol_dtype(alphabet)), (n,)), cursor.at
+        head = cursor.u8("frequencies: sum and precision")
+        log, precision = (head & 15) + MIN_LOG, head >> 4
+        if log > MAX_LOG or precision > min(MAX_PRECISION, log - 1):
+            raise CorruptFile(f"frequencies: a sum of 2**{log} with a precision of {precision}")
+        none, before = _NONE[alphabet > 256], cursor.at
+        data = bitpack.bytes_of(cursor.rest())
+        payload, status, symbols = kernel.decode(data, first, span, log, precision, n, none)
+        if payload < 0:
+            raise _table_error(status, span + 1, log)
+        if status == bitpack.SHORT:
+            raise TruncatedFile(f"{n} symbols cannot lie in {len(data) - payload} bytes")
+        if status != bitpack.OK:
+            raise CorruptFile(f"the payload is not one of {n} symbols alone")
+        return symbols, before + payload
 
 
-def _words(data: memoryview) -> Array:
-    return np.frombuffer(data, "<u4").astype(np.uint32)
+_NONE = np.zeros(0, np.uint8), np.zeros(0, np.uint16)
 
 
-def _one_state(buffer: bytes | memoryview) -> list[tuple[Array, Array]]:
-    """The state and the words of a payload of one state."""
-    size = len(buffer)
-    last = size if size <= _STATE else 5 + (size - 5) % 4
-    cursor = Cursor(buffer)
-    words = _words(cursor.take(size - last, "words"))
-    state = int.from_bytes(cursor.rest(), "little")
-    shortest = (state.bit_length() + 7) // 8
-    if last != max(shortest, 5 if words.size else 0) or state >> 63:
-        raise CorruptFile(f"the state {state:#x} does not take {last} bytes")
-    if words.size and state < kernel.LOW:
-        raise CorruptFile(f"the state {state:#x} is below 2**31")
-    return [(np.array([state], np.uint64), words)]
+def _table_error(status: int, symbols: int, log: int) -> FormatError:
+    if status == bitpack.SHORT:
+        return TruncatedFile(f"frequencies: the table of {symbols} symbols is cut short")
+    return CorruptFile(f"frequencies: no {symbols} symbols have these; their sum is 2**{log}")
 
 
-def _blocks(buffer: bytes | memoryview, n: int) -> list[tuple[Array, Array]]:
-    """The states and the words of each block of a payload of ``n`` symbols."""
-    cursor = Cursor(buffer)
-    number = kernel.block_starts(n).size - 1
-    states_bytes = _STATE * kernel.LANES
-    if number * states_bytes > cursor.left:
-        raise TruncatedFile(f"{number} blocks cannot lie in {len(buffer)} bytes")
-    sizes = [cursor.varint("bytes of a block", len(buffer)) for _ in range(number - 1)]
-    sizes.append(cursor.left - sum(sizes))
-    if min(sizes) < states_bytes or any(size % 4 for size in sizes):
-        raise TruncatedFile(f"blocks of {sizes} bytes: {states_bytes} and whole words are right")
-    blocks: list[tuple[Array, Array]] = []
-    for size in sizes:
-        states = np.frombuffer(cursor.take(states_bytes, "states"), "<u8").astype(np.uint64)
-        if int(states.min()) < kernel.LOW or int(states.max()) >> 63:
-            raise CorruptFile("a state is not from 2**31 to 2**63 - 1")
-        blocks.append((states, _words(cursor.take(size - states_bytes, "words"))))
-    return blocks
+def _states(states: Array) -> bytes:
+    """States, each its number of bits after the leading one, in 6 bits, and those bits."""
+    word = at = 0
+    for state in states.tolist():
+        bits = state.bit_length() - 1
+        word |= (bits | (state - (1 << bits)) << _STATE_BITS) << at
+        at += _STATE_BITS + bits
+    return word.to_bytes((at + 7) // 8, "little")
