@@ -10,8 +10,8 @@ ResNet-20 begins from the published weights in ``$ESPALIER_DATA``. Its CIFAR-10 
 copy, on which the weights were not trained: so the network is first trained for one epoch on 10,000
 of them, and that is the baseline; half of the test images, drawn once, show the accuracy.
 LeNet-300-100 is the reference of the recipe ``lenet300``, made where ``--runs`` does not hold it.
-Nothing is chosen here, so accuracies are on test images. Writes ``repro/results/factorize.json``
-and ``factorize.md``; every point is kept in ``--runs``.
+Nothing is chosen here, so accuracies are on test images. Writes ``repro/results/factorize_NETWORK``
+as JSON and Markdown; every point is kept in ``--runs``.
 """
 
 from __future__ import annotations
@@ -73,6 +73,15 @@ def lenet(runs: Path, seed: int) -> nn.Module:
     return open_network(str(folder)).model
 
 
+def network(name: str, runs: Path, seed: int) -> tuple[nn.Module, DataSet]:
+    """A network and its images."""
+    if name == "lenet300":
+        return lenet(runs, seed), mnist()
+    data = cifar10()
+    half = part(data.test, len(data.test) // 2, seed)
+    return resnet(runs, data, seed), replace(data, test=half)
+
+
 class Accuracy:
     """Percent of the test images."""
 
@@ -121,25 +130,24 @@ def run(name: str, model: nn.Module, data: DataSet, arguments: argparse.Namespac
     return found, bayes
 
 
-def page(results: dict[str, tuple[Study, dict[str, Any]]]) -> str:
+def page(name: str, found: Study, bayes: dict[str, Any]) -> str:
     """The numbers, in Markdown."""
-    lines = ["# Low rank beside pruning", "", "Made by `python repro/repro_factorize.py`.", ""]
-    for name, (found, bayes) in results.items():
-        tuning = TUNING[name]
-        before, after = bayes["parameters"]
-        lines += [
-            f"# {name}",
-            "",
-            f"{found.data}; after each cut {tuning.epochs} epochs on "
-            f"{f'{tuning.samples:,}' if tuning.samples else 'all'} training images, learning rate "
-            f"{tuning.lr:g}.",
-            "",
-            f"Ranks by variational Bayes: {before:,} -> {after:,} parameters, "
-            f"{bayes['file_bytes']:,} bytes, accuracy {bayes['accuracy']['at once']:.2f} at once "
-            f"and {bayes['accuracy']['trained']:.2f} trained.",
-            "",
-            study_tables(found),
-        ]
+    tuning = TUNING[name]
+    before, after = bayes["parameters"]
+    images = f"{tuning.samples:,}" if tuning.samples else "all"
+    lines = [
+        f"# Low rank beside pruning: {name}",
+        "",
+        f"Made by `python repro/repro_factorize.py`. {found.data}; after each cut {tuning.epochs} "
+        f"epoch{'s' if tuning.epochs > 1 else ''} on {images} training images, learning rate "
+        f"{tuning.lr:g}.",
+        "",
+        f"Ranks by variational Bayes: {before:,} -> {after:,} parameters, "
+        f"{bayes['file_bytes']:,} bytes, accuracy {bayes['accuracy']['at once']:.2f} at once and "
+        f"{bayes['accuracy']['trained']:.2f} trained.",
+        "",
+        study_tables(found),
+    ]
     return "\n".join(lines)
 
 
@@ -148,32 +156,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/repro"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--networks", nargs="+", choices=list(TUNING), default=list(TUNING))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    digits, images = mnist(), cifar10()
-    results = {
-        "lenet300": run("lenet300", lenet(arguments.runs, arguments.seed), digits, arguments),
-        "resnet20": run(
-            "resnet20",
-            resnet(arguments.runs, images, arguments.seed),
-            replace(images, test=part(images.test, len(images.test) // 2, arguments.seed)),
-            arguments,
-        ),
-    }
     out = Path(__file__).parent / "results"
-    written = {
-        "machine": machine() | {"threads": arguments.threads},
-        "seed": arguments.seed,
-        "first": FIRST | {"samples": FIRST_SAMPLES},
-        "networks": {
-            name: {"study": found.to_json(), "variational Bayes": bayes}
-            for name, (found, bayes) in results.items()
-        },
-    }
-    (out / "factorize.json").write_text(json.dumps(written, indent=1) + "\n")
-    (out / "factorize.md").write_text(page(results))
-    print(page(results))
+    for name in arguments.networks:
+        model, data = network(name, arguments.runs, arguments.seed)
+        found, bayes = run(name, model, data, arguments)
+        written = {
+            "machine": machine() | {"threads": arguments.threads},
+            "seed": arguments.seed,
+            "first": FIRST | {"samples": FIRST_SAMPLES} if name == "resnet20" else None,
+            "study": found.to_json(),
+            "variational Bayes": bayes,
+        }
+        (out / f"factorize_{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+        (out / f"factorize_{name}.md").write_text(page(name, found, bayes))
+        print(page(name, found, bayes))
 
 
 if __name__ == "__main__":
