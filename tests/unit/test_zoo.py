@@ -40,6 +40,7 @@ def test_parameter_counts(build, parameters, shape):
     ("build", "parameters", "size", "classes"),
     [
         (zoo.resnet32, 464_154, 32, 10),
+        (zoo.resnet44, 658_586, 32, 10),
         (zoo.resnet56, 853_018, 32, 10),
         (zoo.resnet110, 1_727_962, 32, 10),
         (zoo.vgg16_cifar, 14_987_210, 32, 10),

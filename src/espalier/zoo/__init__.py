@@ -10,7 +10,14 @@ from espalier.zoo.googlenet import GoogLeNet, googlenet
 from espalier.zoo.lenet import LeNet5, LeNet300100, lenet5, lenet300
 from espalier.zoo.mobilenet import MobileNetV2, mobilenet_v2
 from espalier.zoo.resnet import ResNet, resnet18, resnet34, resnet50
-from espalier.zoo.resnet_cifar import CifarResNet, resnet20, resnet32, resnet56, resnet110
+from espalier.zoo.resnet_cifar import (
+    CifarResNet,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+)
 from espalier.zoo.small_inception import SmallInception, small_inception
 from espalier.zoo.squeezenet import SqueezeNet, squeezenet
 from espalier.zoo.vgg import VGG16, vgg16, vgg16_cifar
@@ -40,6 +47,7 @@ __all__ = [
     "resnet20",
     "resnet32",
     "resnet34",
+    "resnet44",
     "resnet50",
     "resnet56",
     "resnet110",

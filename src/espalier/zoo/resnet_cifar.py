@@ -73,6 +73,11 @@ def resnet32(classes: int = 10) -> CifarResNet:
     return CifarResNet(32, classes)
 
 
+def resnet44(classes: int = 10) -> CifarResNet:
+    """A freshly initialised ResNet-44: 658,586 parameters."""
+    return CifarResNet(44, classes)
+
+
 def resnet56(classes: int = 10) -> CifarResNet:
     """A freshly initialised ResNet-56: 853,018 parameters."""
     return CifarResNet(56, classes)
