@@ -6,7 +6,8 @@ H and G come from 2,048 training images. Lambda is the smallest of 2^(1/8) apart
 ``.esp`` file, at effort max, is within the budget of bytes: no image decides it. The divergence
 from the original network's predictions is measured on 2,000 other training images; the test
 images are evaluated once for each file. Files are read back before they are evaluated. Three
-seeds, of the split, the images and the targets drawn. Writes ``repro/results/NETWORK_rd.json``.
+seeds, of the split, the images and the targets drawn. Writes ``repro/results/NETWORK_rd.json``,
+and with ``--quantizer ecsq``, levels that are free, ``NETWORK_rd_ecsq.json``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 import espalier
 from espalier.analysis.machine import machine
+from espalier.quantization.rd import QUANTIZERS
 from espalier.samples import Samples, batches
 from espalier.training import evaluate
 from espalier.zoo import DataSet, cifar10, resnet20, resnet32
@@ -57,8 +59,8 @@ def predictions(model: nn.Module, data: Samples) -> Tensor:
 class Quantizer:
     """One network with what one seed shows of it."""
 
-    def __init__(self, name: str, data: DataSet, samples: int, seed: int) -> None:
-        self.name, self.seed = name, seed
+    def __init__(self, name: str, data: DataSet, samples: int, seed: int, kind: str) -> None:
+        self.name, self.seed, self.kind = name, seed, kind
         rest, self.held_out = data.train.split(HELD_OUT, seed)
         _, seen = rest.split(samples, seed + 1)
         self.model = original(name)
@@ -72,7 +74,9 @@ class Quantizer:
         """The network, and how it did on the images held out."""
         model = copy.deepcopy(self.model)
         start, cpu = monotonic(), process_time()
-        report = espalier.quantize_rd(model, lam, curvature=self.curvature, batches=self.inputs)
+        report = espalier.quantize_rd(
+            model, lam, quantizer=self.kind, curvature=self.curvature, batches=self.inputs
+        )
         seconds = {"wall": monotonic() - start, "cpu": process_time() - cpu}
         found = predictions(model, self.held_out)
         divergence = (self.wanted.exp() * (self.wanted - found)).sum(1).mean()
@@ -138,7 +142,9 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=2048, help="for the curvature")
+    parser.add_argument("--quantizer", default="uniform", choices=QUANTIZERS)
     arguments = parser.parse_args()
+    kind = arguments.quantizer
     names = arguments.networks or list(NETWORKS)
     if not set(names) <= set(NETWORKS):
         parser.error(f"networks are {', '.join(NETWORKS)}")
@@ -148,13 +154,14 @@ def main() -> None:
         results: dict[str, Any] = {
             "data": data.source.partition(",")[0],
             "original_test_error": reference,
+            "quantizer": kind,
             "samples": arguments.samples,
             "held_out": HELD_OUT,
         }
         points: dict[int, list[dict[str, Any]]] = {budget: [] for budget in BUDGETS[name]}
         seconds = []
         for seed in arguments.seeds:
-            quantizer = Quantizer(name, data, arguments.samples, seed)
+            quantizer = Quantizer(name, data, arguments.samples, seed, kind)
             seconds.append(quantizer.seconds)
             for budget, found in points.items():
                 found.append(quantizer.final(budget, data.test, reference))
@@ -166,7 +173,8 @@ def main() -> None:
             results["machine"] = machine() | {"threads": torch.get_num_threads()}
             out = Path(__file__).parent / "results"
             out.mkdir(exist_ok=True)
-            (out / f"{name}_rd.json").write_text(json.dumps(results, indent=1) + "\n")
+            of = "rd" if kind == "uniform" else f"rd_{kind}"
+            (out / f"{name}_{of}.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -394,6 +394,12 @@ stages:
 """
 
 
+def test_free_levels_are_an_option_of_the_stage(tmp_path):
+    text = RATE.replace("samples: 100", "samples: 100, quantizer: ecsq")
+    result = run_recipe(parse_recipe(text, "rate"), tmp_path / "run")
+    assert [layer["step"] for layer in result.stages[1].values["layers"]] == [None, None]
+
+
 @pytest.mark.parametrize(("after", "folded"), [("", True), ("  - fine_tune: {epochs: 1}", False)])
 def test_batch_norms_are_folded_unless_a_later_stage_trains(tmp_path, after, folded):
     result = run_recipe(parse_recipe(RATE + after, "rate"), tmp_path / "run")

@@ -121,7 +121,7 @@ class Layer:
         return Rounded(
             symbols,
             step,
-            self._distortion(symbols, step),
+            self.distortion(symbols * step),
             total_bits(symbols, self._classes(symbols)),
         )
 
@@ -211,8 +211,14 @@ class Layer:
             part.__dict__["_factor"] = self._factored()
         return part
 
-    def _distortion(self, symbols: Array, step: float) -> float:
-        error = self.weights - symbols * step
+    def importance(self) -> Array:
+        """What an error of each weight alone costs: D is importance times its square."""
+        inputs = 1.0 if self.moments is None else np.diag(self.moments)
+        return 0.5 * self.curvature[:, None] * np.broadcast_to(inputs, self.weights.shape)
+
+    def distortion(self, quantized: Array) -> float:
+        """D, where ``quantized`` takes the place of the weights."""
+        error = self.weights - quantized
         spread = error if self.moments is None else error @ self.moments
         outputs = self._outputs()
         if outputs.shape[1] == 1:

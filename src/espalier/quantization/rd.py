@@ -1,4 +1,4 @@
-"""``espalier.quantize_rd``: every layer on a uniform grid, one Lagrange multiplier over all."""
+"""``espalier.quantize_rd``: every layer on a grid or levels of its own, one multiplier over all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_lambda
 from espalier.parametrization import codes_dtype, mask_of, set_codes
 from espalier.quantization.curvature import LayerCurvature, OutputCurvature, supported
-from espalier.quantization.grid import Layer, Rounded
+from espalier.quantization.ecsq import entropy_constrained
+from espalier.quantization.grid import Array, Layer
 from espalier.quantization.norms import (
     BatchNorm,
     fold_batchnorm,
@@ -29,10 +30,12 @@ from espalier.targets import Skipped, Target, refuse_nonfinite, select, unwrap
 Curvatures = Mapping[str, LayerCurvature]
 Lambda = float | Mapping[str, float | None]
 
+QUANTIZERS = ("uniform", "ecsq")
+
 
 @dataclass(frozen=True)
 class GridLayer:
-    """One weight on its grid.
+    """One weight on its grid, or on levels of its own: ``step`` is None then.
 
     ``levels``: distinct values. ``bits``: order-0 entropy of its symbols, in all. ``distortion``:
     estimated rise of the loss in nats (with curvature), or of the relative squared error (without).
@@ -40,7 +43,7 @@ class GridLayer:
 
     name: str
     elements: int
-    step: float
+    step: float | None
     levels: int
     bits: float
     distortion: float
@@ -65,6 +68,7 @@ def quantize_rd(
     model: nn.Module,
     lam: Lambda,
     *,
+    quantizer: str = "uniform",
     curvature: Curvatures | None = None,
     batches: Iterable[Any] | None = None,
     correct_bias: bool = True,
@@ -86,6 +90,10 @@ def quantize_rd(
     lam : float or mapping
         What a bit may cost, in the unit of D. One value, or values by ``"*"``, kind and name
         pattern.
+    quantizer : {"uniform", "ecsq"}
+        Multiples of a step for each layer, rounded with feedback; or levels that are free
+        (:mod:`espalier.quantization.ecsq`), each weight by itself, with the diagonal of the
+        curvature for its importance. At equal bytes the first loses less.
     curvature : mapping, optional
         From :func:`espalier.collect_curvature`: D is then the rise of the loss, in nats a sample,
         and useful values of lambda lie around 1e-7 for a network of 1e5 to 1e6 weights. Without it
@@ -129,6 +137,8 @@ def quantize_rd(
     Sources: Choi et al. 2017 (arXiv 1612.01543), Frantar et al. 2022 (arXiv 2210.17323), Conzelmann
     and Bamler 2025 (arXiv 2505.18758).
     """
+    if quantizer not in QUANTIZERS:
+        raise InvalidArgument(f"quantizer must be {' or '.join(QUANTIZERS)}, not {quantizer!r}")
     if batches is not None and curvature is None:
         raise InvalidArgument("batches: they are for use with curvature, which is not given")
     chosen, skipped = select(model, Lookup(lam, "lambda", check_lambda))
@@ -153,8 +163,9 @@ def quantize_rd(
             progress(done, len(work), target.name)
         weight = norms.fold(target, seen)
         centred = correct_bias and norms.bias(target, seen) is not None
-        rounded = _layer(target, weight, seen, norms.output(seen), centred).best(value)
-        layers.append(_put(target, weight, rounded))
+        layer = _layer(target, weight, seen, norms.output(seen), centred)
+        chosen_levels = _on_grid(layer, value) if quantizer == "uniform" else _free(layer, value)
+        layers.append(_put(target, weight, chosen_levels))
         if seen is not None and correct_bias:
             norms.correct(target, weight, seen)
     if shown is not None:
@@ -203,18 +214,45 @@ def _layer(
     return Layer(flat, moments.cpu().numpy(), diagonal, kept, full, places)
 
 
-def _put(target: Target, weight: Tensor, rounded: Rounded) -> GridLayer:
-    mask = mask_of(target)
-    levels, codes = np.unique(rounded.symbols, return_inverse=True)
-    codebook = torch.from_numpy(levels * rounded.step).to(weight)
+@dataclass(frozen=True, eq=False)
+class _Levels:
+    """The values of a weight: ``levels[codes]``."""
+
+    levels: Array
+    codes: Array
+    distortion: float
+    step: float | None = None
+
+
+def _on_grid(layer: Layer, lam: float) -> _Levels:
+    found = layer.best(lam)
+    multiples, codes = np.unique(found.symbols, return_inverse=True)
+    return _Levels(multiples * found.step, codes.reshape(-1), found.distortion, found.step)
+
+
+def _free(layer: Layer, lam: float) -> _Levels:
+    """Pruned weights take the level 0, and no part in the choice."""
+    kept = slice(None) if layer.kept is None else layer.kept.reshape(-1)
+    values = layer.weights.reshape(-1)
+    found = entropy_constrained(values[kept], layer.importance().reshape(-1)[kept], lam)
+    quantized = np.zeros_like(values)
+    quantized[kept] = found.levels[found.codes]
+    levels, codes = np.unique(quantized, return_inverse=True)
+    distortion = layer.distortion(quantized.reshape(layer.weights.shape))
+    return _Levels(levels, codes.reshape(-1), distortion)
+
+
+def _put(target: Target, weight: Tensor, chosen: _Levels) -> GridLayer:
+    mask, codes = mask_of(target), chosen.codes
+    codebook = torch.from_numpy(chosen.levels).to(weight)
     found = torch.from_numpy(codes.astype(np.int32) + 1).to(weight.device).view(weight.shape)
     if mask is not None:
         found = torch.where(mask, found, torch.zeros_like(found))
-    set_codes(target, found.to(codes_dtype(levels.size)), codebook, latent=False)
-    counts = np.bincount(codes.reshape(-1))
+    set_codes(target, found.to(codes_dtype(len(codebook))), codebook, latent=False)
+    counts = np.bincount(codes)
     entropy = float(-(counts * np.log2(counts / counts.sum())).sum())
     return GridLayer(
-        target.name, weight.numel(), rounded.step, levels.size, entropy, rounded.distortion
+        target.name, weight.numel(), chosen.step, len(codebook), entropy, chosen.distortion
     )
 
 
@@ -310,7 +348,7 @@ def search_lambda(
     progress : callable, optional
         Called with models made, models to make at most, and the lambda that is tried.
     **options
-        For :func:`quantize_rd`: ``batches``, ``correct_bias``, ``fold_batchnorm``.
+        For :func:`quantize_rd`: ``quantizer``, ``batches``, ``correct_bias``, ``fold_batchnorm``.
 
     Raises
     ------

@@ -188,6 +188,7 @@ class QuantizeRd(_Strict):
     samples: Annotated[int, Field(ge=1)] = 1024
     """How many training samples show the curvature of the loss, and move batch norms."""
     batch_size: Annotated[int, Field(ge=1)] = 128
+    quantizer: Literal["uniform", "ecsq"] = "uniform"
     correct_bias: bool = True
     move_batchnorm: bool = True
     """Let batch norms take out what quantization changed in means and deviations."""

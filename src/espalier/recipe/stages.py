@@ -322,6 +322,7 @@ def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]
     curvature = collect_curvature(model, seen, seed=context.seed)
     fold = options.fold_batchnorm
     how: dict[str, Any] = {
+        "quantizer": options.quantizer,
         "curvature": curvature,
         "batches": seen if options.move_batchnorm else None,
         "correct_bias": options.correct_bias,
