@@ -37,7 +37,7 @@ _HOMES = {
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.structure.merge": ["merge", "merge_layerwise", "parameter_groups"],
     "espalier.torch_io": ["load", "save"],
-    "espalier.training": ["evaluate", "train"],
+    "espalier.training": ["Distiller", "evaluate", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -74,11 +74,12 @@ if TYPE_CHECKING:
     from espalier.structure.fold import fold_batch_norms
     from espalier.structure.merge import merge, merge_layerwise, parameter_groups
     from espalier.torch_io import load, save
-    from espalier.training import evaluate, train
+    from espalier.training import Distiller, evaluate, train
 
 __all__ = [
     "CorruptFile",
     "DataUnavailable",
+    "Distiller",
     "EspalierError",
     "EspalierWarning",
     "FormatError",

@@ -10,7 +10,6 @@ from espalier.errors import CorruptFile, InvalidArgument
 from espalier.samples import Samples
 from espalier.training import Settings, evaluate, set_dropout, train
 from espalier.training.augment import AUGMENTATIONS, flip, shift
-from espalier.training.distillation import distillation_loss
 
 
 def samples(n: int = 300, seed: int = 0) -> Samples:
@@ -202,14 +201,6 @@ def test_a_bar_with_the_loss_and_the_time_left(capsys):
     printed = capsys.readouterr()
     assert "epoch 2/2" in printed.err
     assert printed.out == ""
-
-
-def test_distillation_by_hand():
-    outputs, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    p = torch.softmax(teacher / 2, 1)
-    q = torch.softmax(outputs / 2, 1)
-    expected = 4 * (p * (p / q).log()).sum()
-    assert distillation_loss(outputs, teacher, 2.0) == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_a_teacher_alone_can_teach():

@@ -75,12 +75,21 @@ class Train(_Strict):
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the loss that the network has which the last ``train`` stage left."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    features: list[str] | dict[str, str] = []
+    """With ``distill``: layers whose outputs are learnt too, or the teacher's name for each."""
+    feature_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     merged_lr: _Positive = 10.0
     """Layers that a ``merge`` stage made learn so many times as fast as the rest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     prune: GradualPrune | None = None
     refresh_every: Annotated[int, Field(ge=0)] = 0
     """Assign shared weights again every so many steps; needs ``share: {refreshable: true}``."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> Train:
+        if self.features and not self.distill:
+            raise ValueError("features are learnt from a teacher: set distill too")
+        return self
 
 
 class Prune(_Strict):

@@ -1,11 +1,13 @@
 """An ordinary training loop, for those who have none."""
 
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
+from espalier.training.distillation import Distiller
 from espalier.training.loop import Callback, Epoch, History, Settings, train
 from espalier.training.metrics import Metrics, evaluate, set_dropout
 
 __all__ = [
     "Callback",
+    "Distiller",
     "Epoch",
     "History",
     "Metrics",

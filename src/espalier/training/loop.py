@@ -22,7 +22,7 @@ from espalier.samples import Data, Samples
 from espalier.structure.merge import parameter_groups
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
-from espalier.training.distillation import distillation_loss
+from espalier.training.distillation import Distiller, Features
 from espalier.training.metrics import evaluate
 from espalier.training.progress import Progress, reporting
 
@@ -61,6 +61,9 @@ class Settings:
         :func:`espalier.training.distillation.distillation_loss`.
     temperature : float
         Of the distillation.
+    features : sequence of str, or mapping
+        With distillation: layers whose outputs are learnt too, see :class:`espalier.Distiller`.
+    feature_weight : float
     merged_lr : float
         Layers that :func:`espalier.merge` made learn so many times as fast as the rest.
     seed : int
@@ -79,6 +82,8 @@ class Settings:
     patience: int = 0
     distill: float = 0.0
     temperature: float = 4.0
+    features: Features = ()
+    feature_weight: float = 1.0
     merged_lr: float = 10.0
     seed: int = 0
 
@@ -228,11 +233,13 @@ class _Run:
     ) -> None:
         if (teacher is not None) != (settings.distill > 0):
             raise InvalidArgument("distillation needs both: distill above 0 and a teacher")
+        if settings.features and teacher is None:
+            raise InvalidArgument("features are learnt from a teacher: give distill and one")
         self.model, self.data, self.settings = model, data, settings
         self.held_out, self.callbacks, self.progress = held_out, callbacks, progress
-        self.teacher = teacher
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.loss = loss or self._cross_entropy
+        self.distiller = None if teacher is None else self._distiller(teacher)
         self.augment = augmentation(settings.augment)
         if isinstance(data, Samples) and len(data) < settings.batch_size:
             raise InvalidArgument(
@@ -251,32 +258,39 @@ class _Run:
         smoothing = self.settings.label_smoothing
         return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
+    def _distiller(self, teacher: nn.Module) -> Distiller:
+        settings = self.settings
+        return Distiller(
+            self.model,
+            teacher,
+            share=settings.distill,
+            temperature=settings.temperature,
+            features=settings.features,
+            feature_weight=settings.feature_weight,
+            loss=self.loss,
+        )
+
     def _objective(self, x: Tensor, y: Tensor) -> Tensor:
         outputs = self.model(x)
-        loss = self.loss(outputs, y)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            taught = self.teacher(x)
-        share, temperature = self.settings.distill, self.settings.temperature
-        return share * distillation_loss(outputs, taught, temperature) + (1 - share) * loss
+        if self.distiller is None:
+            return self.loss(outputs, y)
+        return self.distiller(x, outputs, y)
 
     def fit(self) -> History:
         start = self._resume()
         training = self.model.training
-        teaching = self.teacher is not None and self.teacher.training
-        if self.teacher is not None:
-            self.teacher.eval()
-        for epoch in range(start, self.settings.epochs):
-            if self._out_of_patience():
-                break
-            self._epoch(epoch)
-            self._save()
+        try:
+            for epoch in range(start, self.settings.epochs):
+                if self._out_of_patience():
+                    break
+                self._epoch(epoch)
+                self._save()
+        finally:
+            if self.distiller is not None:
+                self.distiller.close()
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self.model.train(training)
-        if self.teacher is not None:
-            self.teacher.train(teaching)
         return self.history
 
     def _epoch(self, epoch: int) -> None:

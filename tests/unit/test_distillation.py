@@ -1,0 +1,139 @@
+"""Learning from another network: the losses by hand, hooks, and the stage of a recipe."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import espalier
+from espalier.errors import InvalidArgument
+from espalier.recipe import run_recipe
+from espalier.recipe.schema import parse_recipe
+from espalier.samples import Samples
+from espalier.training import train
+from espalier.training.distillation import distillation_loss, feature_loss
+
+
+def network(width: int = 6) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.Flatten(),
+        nn.Linear(width * 16, 3),
+    )  # fmt: skip
+
+
+def samples(data_dir: object = None) -> tuple[Samples, Samples]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(96, 1, 8, 8, generator=generator), torch.arange(96) % 3
+    return Samples(x[:64], y[:64]), Samples(x[64:], y[64:])
+
+
+def test_soft_targets_by_hand():
+    outputs, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    p = torch.softmax(teacher / 2, 1)
+    q = torch.softmax(outputs / 2, 1)
+    expected = 4 * (p * (p / q).log()).sum()
+    assert distillation_loss(outputs, teacher, 2.0) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_hints_by_hand():
+    teacher = torch.tensor([[3.0, 4.0]])
+    assert feature_loss(torch.tensor([[3.0, 2.0]]), teacher) == pytest.approx(4 / 25)
+    assert feature_loss(teacher, teacher) == 0
+    assert feature_loss(torch.ones(1, 2), torch.zeros(1, 2)).isfinite()
+
+
+def test_attention_by_hand():
+    # One sample, one row of two places: sums of squares (1, 1) and (9, 16).
+    student = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).view(1, 2, 1, 2)
+    teacher = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+    expected = (2**-0.5 - 9 / 337**0.5) ** 2 + (2**-0.5 - 16 / 337**0.5) ** 2
+    assert feature_loss(student, teacher) == pytest.approx(expected, rel=1e-6)
+    assert feature_loss(5 * student, teacher) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_whole_loss_by_hand():
+    torch.manual_seed(0)
+    student, teacher = network(4), network(6).train()
+    x, y = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    distill = espalier.Distiller(
+        student, teacher, share=0.25, temperature=3, features={"1": "1", "0": "2"}, feature_weight=7
+    )
+    with pytest.raises(InvalidArgument, match=r"0: outputs of shapes .*\(5, 6, 4, 4\) cannot be"):
+        distill(x, student(x), y)
+    distill.close()
+    with espalier.Distiller(
+        student, teacher, share=0.25, temperature=3, features=["1", "2"], feature_weight=7
+    ) as distill:
+        outputs = student(x)
+        loss = distill(x, outputs, y)
+    with torch.no_grad():
+        maps = [(student[:k](x), teacher[:k](x)) for k in (2, 3)]
+        expected = 0.75 * functional.cross_entropy(outputs, y)
+        expected += 0.25 * distillation_loss(outputs, teacher(x), 3)
+        expected += 7 * sum(feature_loss(s, t) for s, t in maps)
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    assert student[0].weight.grad is not None
+    assert all(p.grad is None for p in teacher.parameters())
+    assert teacher.training
+    assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
+
+
+def test_layers_are_learnt_without_a_label():
+    torch.manual_seed(0)
+    teacher, (data, _) = network(), samples()
+    how = {"distill": 1.0, "epochs": 30, "lr": 1e-2, "batch_size": 16, "seed": 0}
+    first = network()
+
+    def distance(student: nn.Module) -> float:
+        with torch.no_grad():
+            return float(feature_loss(student[:2](data.x), teacher[:2](data.x)))
+
+    plain, hinted = copy.deepcopy(first), copy.deepcopy(first)
+    train(plain, data, teacher=teacher, **how)
+    train(hinted, data, teacher=teacher, features=["1"], feature_weight=10.0, **how)
+    assert distance(hinted) < 0.7 * distance(plain)
+
+
+def test_bad_input():
+    student, teacher = network(), network()
+    for wrong, message in (
+        ({"share": 1.5}, "share must lie in"),
+        ({"temperature": 0}, "temperature must be positive"),
+        ({"feature_weight": -1}, "feature_weight must be at least 0"),
+        ({"features": ["9"]}, "the student has no layer called '9'"),
+        ({"features": {"1": "last"}}, "the teacher has no layer called 'last'"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            espalier.Distiller(student, teacher, **wrong)
+    with (
+        espalier.Distiller(student, teacher, features=["1"]) as distill,
+        pytest.raises(InvalidArgument, match="1: this layer did not run in the student"),
+    ):
+        distill(torch.zeros(1, 1, 8, 8), torch.zeros(1, 3), torch.zeros(1).long())
+    with pytest.raises(InvalidArgument, match="features are learnt from a teacher"):
+        train(network(), samples()[0], features=["1"], epochs=1)
+
+
+RECIPE = """
+model: tests.unit.test_distillation:network
+data: tests.unit.test_distillation:samples
+holdout: 16
+stages:
+  - train: {epochs: 1, batch_size: 16}
+  - prune_filters: {keep: {"0": 0.5}}
+  - retrain: {epochs: 2, batch_size: 16, distill: 0.5, features: ["1", "2"], feature_weight: 3}
+"""
+
+
+def test_a_stage_of_a_recipe_learns_layers_of_the_network_before_it_was_cut(tmp_path):
+    result = run_recipe(parse_recipe(RECIPE, "x"), tmp_path / "run")
+    assert result.model[0].out_channels == 3
+    plain = run_recipe(
+        parse_recipe(RECIPE.replace('features: ["1", "2"], ', ""), "x"), tmp_path / "plain"
+    )
+    assert not torch.equal(plain.model[0].weight, result.model[0].weight)
+    with pytest.raises(InvalidArgument, match="features are learnt from a teacher: set distill"):
+        parse_recipe(RECIPE.replace("distill: 0.5, ", ""), "x")
