@@ -2,9 +2,9 @@
 
     python repro/repro_factorize.py
 
-Figure 6 of ``espalier study`` for both networks: pruning, sharing, both, truncated SVD, and
-Tucker-2 where there are convolutions; and ranks by variational Bayes, in one shot, as Kim et al.
-2016 (arXiv 1511.06530) choose them. After each cut the network is trained a little.
+Figure 6 of ``espalier study``: for LeNet-300-100 pruning, sharing, both, and truncated SVD; for
+ResNet-20 pruning, truncated SVD and Tucker-2. And ranks by variational Bayes, in one shot, as Kim
+et al. 2016 (arXiv 1511.06530) choose them. After each cut the network is trained a little.
 
 ResNet-20 begins from the published weights in ``$ESPALIER_DATA``. Its CIFAR-10 images are a lossy
 copy, on which the weights were not trained: so the network is first trained for one epoch on 10,000
@@ -45,6 +45,8 @@ TUNING = {
     "resnet20": Tuning(epochs=1, lr=5e-4, samples=2_560),
     "lenet300": Tuning(epochs=2, lr=1e-3),
 }
+SERIES = {"resnet20": ("pruning", "truncated SVD", "Tucker-2")}
+"""Of figure 6, where all of it would take too long."""
 
 
 def part(data: Samples, count: int, seed: int) -> Samples:
@@ -120,6 +122,7 @@ def run(name: str, model: nn.Module, data: DataSet, arguments: argparse.Namespac
         Accuracy(data),
         data.train,
         figures=["compression"],
+        series=SERIES.get(name),
         tuning=TUNING[name],
         data=f"{data.name}, {len(data.test):,} test images",
         jobs=1,

@@ -124,6 +124,15 @@ def test_a_point_of_low_rank_is_a_file_of_factors(model, evaluate):
     assert len(shares) == 7
 
 
+def test_some_series_alone(model, evaluate):
+    options = {"figures": ["compression"], "jobs": 1}
+    found = study(model, evaluate, series=["Tucker-2", "pruning"], **options)
+    assert list(dict.fromkeys(p.case.series for p in found.points)) == ["pruning", "Tucker-2"]
+    assert findings(found) == []
+    with pytest.raises(InvalidArgument, match=r"series of these figures are pruning.*; not SVD"):
+        study(model, evaluate, series=["SVD"], **options)
+
+
 def test_a_pruned_network_can_be_studied_too(model, evaluate):
     cut(model, Case("", "", 0, density=0.5), None, None)
     cut(model, Case("", "", 0, energy=0.5), None, None)

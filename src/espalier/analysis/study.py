@@ -211,6 +211,7 @@ def study(
     train_data: Data | None = None,
     *,
     figures: Sequence[str] = FIGURES,
+    series: Sequence[str] | None = None,
     pruned: nn.Module | None = None,
     density: float = 0.1,
     tuning: Tuning | None = None,
@@ -230,6 +231,8 @@ def study(
         To train with after each cut, as ``tuning`` says. Without it nothing is retrained.
     figures : sequence of str
         Of ``"compression"`` (figure 6), ``"bits"`` (7), ``"initialisation"`` (8), ``"table"``.
+    series : sequence of str, optional
+        Those lines of the figures alone: ``("pruning", "Tucker-2")``.
     pruned : nn.Module, optional
         A pruned copy of the network, retrained; made at ``density`` and by ``tuning`` without it.
     density : float
@@ -243,7 +246,7 @@ def study(
     Raises
     ------
     InvalidArgument
-        No such figure, ``evaluate`` fails, ``keep`` holds points of another network.
+        No such figure or series, ``evaluate`` fails, ``keep`` holds points of another network.
 
     Notes
     -----
@@ -286,7 +289,7 @@ def study(
         bench = _Bench(plain, unwrap(pruned), evaluate, part, tuning)
         kinds = sorted({t.kind for t in find_targets(plain) if t.by_default})
         wanted = [Case("", "baseline", 0), Case("", "baseline", 0, "pruned")]
-        wanted += cases(figures, kinds, tuned=tuning is not None)
+        wanted += _of_series(cases(figures, kinds, tuned=tuning is not None), series)
         records = bench.run(wanted, kept, jobs, report)
     original = save(plain, io.BytesIO()).original_bytes
     points = [
@@ -302,6 +305,19 @@ def study(
         tuning=tuning,
         points=tuple(points[2:]),
     )
+
+
+def _of_series(found: list[Case], series: Sequence[str] | None) -> list[Case]:
+    """The cases of some series, or of all."""
+    if series is None:
+        return found
+    names = list(dict.fromkeys(case.series for case in found))
+    unknown = sorted(set(series) - set(names))
+    if unknown or not series:
+        raise InvalidArgument(
+            f"series of these figures are {', '.join(names)}; not {', '.join(unknown) or '()'}"
+        )
+    return [case for case in found if case.series in series]
 
 
 def _pruned(

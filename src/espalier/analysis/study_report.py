@@ -15,6 +15,7 @@ _TITLES = {
     "initialisation": "Initialisations of k-means (figure 8)",
     "table": "Bits of conv and fc layers (table 6)",
 }
+_FIGURE_6 = ("pruning", "sharing", "pruning and sharing", "truncated SVD")
 LOST = 0.5
 """Points of accuracy that are more than noise on ten thousand images."""
 
@@ -96,7 +97,7 @@ class Finding:
 def findings(study: Study) -> list[Finding]:
     """The paper's findings that the study's figures can show. Higher metrics are better."""
     found: list[Finding] = []
-    if study.of("compression"):
+    if all(study.of("compression", series) for series in _FIGURE_6):
         found += _of_compression(study)
     if study.of("bits"):
         found += _of_bits(study)
@@ -114,7 +115,7 @@ def _smallest(points: Iterable[StudyPoint], baseline: float) -> StudyPoint | Non
 
 def _of_compression(study: Study) -> list[Finding]:
     best = {}
-    for series in ("pruning", "sharing", "pruning and sharing", "truncated SVD"):
+    for series in _FIGURE_6:
         point = _smallest(study.of("compression", series), study.baseline)
         best[series] = 100 * point.share if point else 100.0
     if study.of("compression", "Tucker-2"):

@@ -28,6 +28,12 @@ def command(
             metavar="F,F,...", help="Of compression (6), bits (7), initialisation (8) and table."
         ),
     ] = "compression,bits,initialisation,table",
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,S,...", help="Lines of the figures to measure.", show_default="all"
+        ),
+    ] = None,
     epochs: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of training after each cut; 0 for none.")
     ] = 1,
@@ -59,6 +65,8 @@ def command(
 
     espalier study runs/lenet5 --figures bits,table
 
+    espalier study runs/lenet5 --figures compression --series pruning,Tucker-2
+
     espalier study --model mine:model --weights mine.pt --data mine:data --holdout 5000 --epochs 0
     """
     asked = studied.Asked(
@@ -77,7 +85,8 @@ def command(
             network.model,
             evaluate,
             network.split.train if epochs else None,
-            figures=[part.strip() for part in figures.split(",") if part.strip()],
+            figures=_parts(figures),
+            series=None if series is None else _parts(series),
             density=density,
             tuning=Tuning(epochs=epochs, lr=lr, samples=samples) if epochs else None,
             data=words,
@@ -92,6 +101,10 @@ def command(
     elif not quiet:
         _print(found)
         typer.echo(f"Results in {folder}")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _write_page(found: Study, folder: Path, quiet: bool) -> None:
