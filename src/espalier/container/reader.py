@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
 from espalier.container import layout
 from espalier.container.layout import Entry
@@ -27,6 +27,7 @@ from espalier.errors import (
     TruncatedFile,
     UnsupportedVersion,
 )
+from espalier.kernels.gather import gather
 from espalier.state import (
     Array,
     Codebook,
@@ -37,6 +38,8 @@ from espalier.state import (
     SparseCodebook,
     storage_dtype,
 )
+
+T = TypeVar("T")
 
 _TAIL = 1 << 14
 """Bytes read from the end at first: the directories of most files are shorter."""
@@ -213,7 +216,7 @@ class Reader:
 
     def dense(self, name: str) -> Array:
         """``tensor(name).dense()``, without a copy of what was just decoded."""
-        return _own(self.tensor(name))
+        return self._dense(self.entry(name))
 
     def arrays(self) -> dict[str, Array]:
         """Every tensor, dense, in one pass: what :meth:`dense` gives of each name.
@@ -227,12 +230,10 @@ class Reader:
         """
         found: dict[str, Array] = {}
         for name, entry in self._entries.items():
-            if entry.kind == layout.PACKED:
-                found[name] = self._packed(entry).reshape(entry.shape)
-            elif entry.kind == layout.COPY:
+            if entry.kind == layout.COPY:
                 found[name] = found[self._directory.entries[entry.original].name].copy()
             else:
-                found[name] = _own(self._decode(entry)[0])
+                found[name] = self._dense(entry)
         return found | {alias: found[name] for alias, name in self.aliases.items()}
 
     def slice(self, name: str, index: Any) -> Array:
@@ -283,33 +284,39 @@ class Reader:
             return self._decode(self._directory.entries[entry.original])
         if entry.kind == layout.PACKED:
             return Dense(entry.shape, entry.dtype, self._packed(entry)), {}
+        return self._read_by(decode_tensor, entry, "tensor", entry.name)
+
+    def _dense(self, entry: Entry) -> Array:
+        if entry.kind == layout.COPY:
+            return self._dense(self._directory.entries[entry.original])
+        if entry.kind == layout.PACKED:
+            return self._packed(entry).reshape(entry.shape)
+        return self._read_by(decode_dense, entry, "tensor", entry.name)
+
+    def _read_by(
+        self, decode: Callable[[Entry, memoryview], T], entry: Entry, what: str, name: str
+    ) -> T:
         try:
-            return decode_tensor(entry, self._chunk(entry))
+            return decode(entry, self._chunk(entry))
         except FormatError as error:
-            raise type(error)(f"{self.path}: tensor {entry.name!r}: {error}") from None
+            raise type(error)(f"{self.path}: {what} {name!r}: {error}") from None
 
     def _packed(self, entry: Entry) -> Array:
         """The elements of a tensor that is packed: a new array."""
         pack, start = self._directory.packed[entry.name]
-        return self._read_pack(entry.name, pack).values[start : start + entry.stored].copy()
+        return self._pack(entry.name, pack).values[start : start + entry.stored].copy()
 
-    def _read_pack(self, name: str, entry: Entry) -> _Pack:
+    def _pack(self, name: str, entry: Entry) -> _Pack:
         """The pack that holds the tensor ``name``, kept until another of the dtype is read."""
         pack = self._packs.get(entry.dtype)
-        if pack is not None and pack.entry is entry:
-            return pack
-        try:
-            found, tables = decode_tensor(entry, self._chunk(entry))
-        except FormatError as error:
-            raise type(error)(f"{self.path}: pack of tensor {name!r}: {error}") from None
-        pack = self._packs[entry.dtype] = _Pack(entry, _own(found), tables["values"])
+        if pack is None or pack.entry is not entry:
+            parts, tables = self._read_by(decode_parts, entry, "pack of tensor", name)
+            pack = self._packs[entry.dtype] = _Pack(entry, parts["values"], tables["values"])
         return pack
 
     def _piece(self, entry: Entry) -> bytes:
-        try:
-            return decode_tensor(entry, self._chunk(entry))[0].dense().tobytes()
-        except FormatError as error:
-            raise type(error)(f"{self.path}: file {entry.name!r}: {error}") from None
+        parts, _ = self._read_by(decode_parts, entry, "file", entry.name)
+        return parts["values"].tobytes()
 
     def row(self, name: str) -> TensorRow:
         """The row of one tensor in the ledger; decodes it."""
@@ -323,7 +330,7 @@ class Reader:
     def _packed_row(self, entry: Entry) -> TensorRow:
         pack, start = self._directory.packed[entry.name]
         (stream,) = pack.streams
-        tables = self._read_pack(entry.name, pack).tables
+        tables = self._pack(entry.name, pack).tables
         measured = Measured(stream.length - tables, tables, coder_name(stream.method))
         return packed_row(entry, entry.header_bytes, start, pack, pack.header_bytes, measured)
 
@@ -338,7 +345,7 @@ class Reader:
         for entry in self._directory.entries:
             if entry.kind == layout.FILE:
                 self._piece(entry)
-            elif entry.kind != layout.COPY:
+            elif entry.kind not in (layout.COPY, layout.PACK):  # a pack is read for its tensors
                 self._decode(entry)
 
     def model(self) -> CompressedModel:
@@ -353,13 +360,6 @@ class _Pack(NamedTuple):
     entry: Entry
     values: Array
     tables: int
-
-
-def _own(tensor: CompressedTensor) -> Array:
-    """``tensor.dense()``, without a copy of what nobody else has."""
-    if isinstance(tensor, Dense) and tensor.values.flags.writeable:
-        return tensor.values.reshape(tensor.shape)
-    return tensor.dense()
 
 
 def _file_row(name: str, pieces: tuple[Entry, ...]) -> FileRow:
@@ -390,43 +390,62 @@ def _check_bounds(entry: Entry) -> None:
         )
 
 
+_VARIANTS: dict[str, type[CompressedTensor]] = {
+    "dense": Dense,
+    "sparse": Sparse,
+    "codebook": Codebook,
+    "sparse codebook": SparseCodebook,
+}
+_ORDER = {
+    kind: tuple(sorted(enumerate(streams), key=lambda stream: stream[1] == "codes"))
+    for kind, streams in layout.STREAMS.items()
+}
+"""The streams of each kind by their places, codes last: they may need positions and codebook."""
+
+
+def decode_parts(
+    entry: Entry, chunk: bytes | memoryview
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """The streams of a chunk whose checksum is right, decoded, and the bytes of their tables.
+
+    They share no memory with the chunk.
+    """
+    view, at = memoryview(chunk), 0
+    bodies: list[memoryview] = []
+    for _, length in entry.streams:
+        bodies.append(view[at : at + length])
+        at += length
+    parts: dict[str, Array] = {}
+    tables: dict[str, int] = {}
+    for i, name in _ORDER[entry.kind]:
+        try:
+            found = _stream(entry, name, entry.streams[i].method, bodies[i], parts)
+        except FormatError as error:
+            raise type(error)(f"{name}: {error}") from None
+        parts[name], tables[name] = found
+    return parts, tables
+
+
 def decode_tensor(
     entry: Entry, chunk: bytes | memoryview
 ) -> tuple[CompressedTensor, dict[str, int]]:
-    """What a chunk holds whose checksum is right, and the table bytes of each stream.
-
-    A pack or a piece of a file is a dense tensor too.
-
-    The tensor shares no memory with the chunk.
-    """
-    view, at = memoryview(chunk), 0
-    bodies: dict[str, tuple[int, memoryview]] = {}
-    for name, (method, length) in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
-        bodies[name] = method, view[at : at + length]
-        at += length
-    parts: dict[str, Any] = {}
-    tables: dict[str, int] = {}
-    for name in _ORDER[entry.kind]:
-        try:
-            parts[name], tables[name] = _stream(entry, name, *bodies[name], parts)
-        except FormatError as error:
-            raise type(error)(f"{name}: {error}") from None
+    """The tensor of :func:`decode_parts`, and the bytes of tables of each stream."""
+    parts, tables = decode_parts(entry, chunk)
     try:
         return _VARIANTS[entry.kind](entry.shape, entry.dtype, **parts), tables
     except InvalidArgument as error:
         raise CorruptFile(str(error)) from None
 
 
-_VARIANTS: dict[str, type[CompressedTensor]] = {
-    "dense": Dense,
-    "sparse": Sparse,
-    "codebook": Codebook,
-    "sparse codebook": SparseCodebook,
-    layout.FILE: Dense,
-    layout.PACK: Dense,
-}
-_ORDER = {kind: sorted(layout.STREAMS[kind], key="codes".__eq__) for kind in _VARIANTS}
-"""Codes last: they may be coded by positions and codebook."""
+def decode_dense(entry: Entry, chunk: bytes | memoryview) -> Array:
+    """``decode_tensor(entry, chunk)[0].dense()``, without what is made in between."""
+    if entry.kind == "codebook":  # no coder gives a code that is not below its alphabet
+        parts, _ = decode_parts(entry, chunk)
+        return gather(parts["codebook"], parts["codes"]).reshape(entry.shape)
+    tensor, _ = decode_tensor(entry, chunk)
+    if isinstance(tensor, Dense) and tensor.values.flags.writeable:
+        return tensor.values.reshape(tensor.shape)
+    return tensor.dense()
 
 
 def _stream(

@@ -8,8 +8,7 @@ memory for one byte of each element, which is why a stream must be long enough t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from espalier.entropy.stream import Stream
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack, magnitudes
 from espalier.kernels import neighbours as kernel
+from espalier.kernels.gather import gather
 
 Array = NDArray[Any]
 
@@ -39,8 +39,7 @@ _ELEMENTS = 512
 """Elements of a tensor for each byte of a stream, beyond ``_FREE``."""
 
 
-@dataclass(frozen=True, eq=False)
-class Around:
+class Around(NamedTuple):
     """What codes are coded with.
 
     Attributes
@@ -127,11 +126,11 @@ def _in_order(codebook: Array, dtype: str) -> tuple[Array, int]:
     By the bits of the values: any NaN has its place.
     """
     if dtype.startswith("complex"):
-        return np.arange(codebook.size), 0
+        return np.arange(codebook.size, dtype=np.uint8), 0
     keys = keys_of(codebook, dtype)
     signed = not (dtype == "bool" or dtype.startswith("uint"))
     negative = int((keys < 1 << (8 * keys.itemsize - 1)).sum()) if signed else 0
-    return np.argsort(keys, kind="stable"), negative
+    return np.argsort(keys, kind="stable").astype(np.uint8), negative
 
 
 def encode_ranks(codes: Array, around: Around) -> Stream | None:
@@ -153,16 +152,15 @@ def encode_ranks(codes: Array, around: Around) -> Stream | None:
 def _encode_as(layout: int, codes: Array, around: Around) -> Stream:
     levels = int(around.codebook.size)
     order, middle = _in_order(around.codebook, around.dtype)
-    rank = np.empty(levels, np.int16)
-    rank[order] = np.arange(levels)
-    ranks = rank[codes]
     if layout == RANKS:
+        rank = np.empty(levels, np.uint8)
+        rank[order] = np.arange(levels)
         mask, places = _mask(around.shape, around.positions)
         width = (levels - 1).bit_length()
-        body = kernel.encode_codes(mask, places, ranks.astype(np.uint8), width, middle)
+        body = kernel.encode_codes(mask, places, rank[codes], width, middle)
     else:
         _, columns, places = rows_and_places(around.shape)
-        body = magnitudes.encode_codes(ranks, around.positions, columns, places, levels, middle)
+        body = magnitudes.encode_codes(codes, order, around.positions, columns, places, middle)
     return Stream(layout, CODERS.get("context").id, body)
 
 
@@ -175,17 +173,15 @@ def decode_ranks(layout: int, body: memoryview, n: int, around: Around) -> Array
     if not _paid_for(rows * columns, len(body)):
         raise TruncatedFile(f"codes among {rows * columns} elements in {len(body)} bytes")
     order, middle = _in_order(around.codebook, around.dtype)
-    if layout == RANKS:
-        width = (levels - 1).bit_length()
-        mask, places = _mask(around.shape, around.positions)
-        ranks = np.zeros(n, np.uint8)
-        status = kernel.decode_codes(body, mask, places, ranks, width, middle)
-    else:
-        ranks = np.zeros(n, np.int16)
-        status = magnitudes.decode_codes(
-            body, ranks, around.positions, columns, places, levels, middle
-        )
-    _check(status, body, "codes")
-    if int(ranks.min()) < 0 or int(ranks.max()) >= levels:
-        raise CorruptFile(f"codes of rank {ranks.min()} to {ranks.max()} among {levels} levels")
-    return order.astype(np.uint8)[ranks]
+    codes = np.zeros(n, np.uint8)
+    if layout == SIZES:
+        positions = around.positions
+        status = magnitudes.decode_codes(body, codes, order, positions, columns, places, middle)
+        _check(status, body, "codes")
+        return codes
+    width = (levels - 1).bit_length()
+    mask, places = _mask(around.shape, around.positions)
+    _check(kernel.decode_codes(body, mask, places, codes, width, middle), body, "codes")
+    if int(codes.max()) >= levels:
+        raise CorruptFile(f"a code of rank {codes.max()} among {levels} levels")
+    return gather(order, codes)

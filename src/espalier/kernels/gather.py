@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import frozen, jit
+from espalier.kernels.bitpack import jit
 
 Array = NDArray[Any]
+
+_WORDS = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
 
 
 @jit
@@ -32,10 +34,9 @@ def gather(codebook: Array, codes: Array) -> Array:
     >>> gather(np.array([-1.0, 2.0]), np.array([1, 0, 1], np.uint8)).tolist()
     [2.0, -1.0, 2.0]
     """
-    out = np.empty(codes.size, codebook.dtype)
-    width = min(codebook.itemsize, 8)
-    if codebook.itemsize > width:  # complex128
+    word = _WORDS.get(codebook.itemsize)
+    if word is None:  # complex128
         return codebook[codes]
-    word = f"u{width}"
-    _gather(frozen(codebook).view(word), frozen(codes), out.view(word))
+    out = np.empty(codes.size, codebook.dtype)
+    _gather(np.ascontiguousarray(codebook).view(word), np.ascontiguousarray(codes), out.view(word))
     return out

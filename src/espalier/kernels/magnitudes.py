@@ -22,6 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from espalier.kernels.bitpack import OK, SHORT, TRAILING, Int, frozen, jit
+from espalier.kernels.bitpack import RANGE as OUTSIDE
 from espalier.kernels.neighbours import TOP, logistic
 from espalier.kernels.range_coder import (
     AT,
@@ -59,6 +60,7 @@ _DIGITS = 16
 """No element takes so many digits: 18 decisions of at most 11 bits."""
 _SHIFT = np.uint64(32)
 
+_NONE = np.zeros(0, np.int64)
 _BOUNDS = [2 * ((4 + i % 4) << i // 4) - 8 for i in range(1, STEPS)]
 _STEP = frozen(np.searchsorted(_BOUNDS, np.arange(_BOUNDS[-1] + 1), "right").astype(np.int32))
 """A mean in parts of 16, quantized: four steps to each doubling of it and a half."""
@@ -69,7 +71,7 @@ _RATES = frozen(RATES.astype(np.int32))
 
 @inlined
 def _quantized(mean: Int) -> Int:
-    return np.int64(_STEP[min(mean, _STEP.size - 1)])
+    return np.int64(_STEP[np.uint64(min(mean, _STEP.size - 1))])
 
 
 @inlined
@@ -83,8 +85,9 @@ def _signed(value: Int) -> Int:
 def _learnt(counter: Int, bit: Int) -> Int:
     """A counter, probability * 2**10 + decisions met, after one more."""
     q, seen = counter >> 10, counter & 1023
-    q += (((bit << 16) - q) * _RATES[seen]) >> 16
-    return min(max(q, LEAST), (1 << 16) - LEAST) << 10 | min(seen + 1, LIMIT)
+    q += (((bit << 16) - q) * np.int64(_RATES[np.uint64(seen)])) >> 16
+    # Never over 2**16 - LEAST: after n ones it is at most 2**16 - 2**15 / (n + 1), n up to LIMIT.
+    return max(q, np.int64(LEAST)) << 10 | (seen + np.int64(seen < LIMIT))
 
 
 @inlined
@@ -148,9 +151,11 @@ def _mixed(
     """A decision by three counters, written out: a loop over them takes twice the time."""
     i, j, k = contexts[0] + node, contexts[1] + node, contexts[2] + node
     x, y, z = np.int64(counters[i]), np.int64(counters[j]), np.int64(counters[k])
-    s, t, u = np.int64(_STRETCH[x >> 14]), np.int64(_STRETCH[y >> 14]), np.int64(_STRETCH[z >> 14])
+    s = np.int64(_STRETCH[np.uint64(x >> 14)])
+    t = np.int64(_STRETCH[np.uint64(y >> 14)])
+    u = np.int64(_STRETCH[np.uint64(z >> 14)])
     a, b, c = weights[0, node], weights[1, node], weights[2, node]
-    logit = min(max((a * s + b * t + c * u) >> 16, -TOP), TOP)
+    logit = min(max((a * s + b * t + c * u) >> 16, np.int64(-TOP)), np.int64(TOP))
     p = np.int64(_SQUASH[np.uint64(logit + TOP)])
     bit, left, code, at = _coded(left, code, at, digits, writing, bit, p)
     error = 6 * ((bit << 16) - p)
@@ -166,25 +171,30 @@ def _mixed(
 def _code(
     state: Array,
     digits: Array,
-    writing: Int,
     positions: Array,
     channel_of: Array,
-    ranks: Array,
+    codes: Array,
+    order: Array,
     middle: Int,
     least: Int,
     most: Int,
     counters: Array,
     weights: Array,
     plain: Array,
+    writing: Int = 0,
 ) -> Int:
-    """Code ``ranks``, or fill them; no ``positions``: all elements are kept."""
+    """Fill ``codes``, or write them; no ``positions``: all elements are kept.
+
+    ``order`` has the code of each rank; to write, the rank of each code. Where ``writing`` is left
+    out, what only a writer does is not compiled.
+    """
     left, code, at = state[RANGE], state[CODE], np.int64(state[AT])
     columns = channel_of.size
     of_column = np.full(columns, 16, np.int64)
     of_channel = np.full(channel_of[-1] + 1, 128, np.int64)
     recent, near, start = np.int64(1024), np.int64(0), np.int64(0)
     before, last = np.int64(-1), np.int64(0)
-    for n in range(ranks.size):
+    for n in range(codes.size):
         place = positions[n] if positions.size else np.int64(n)
         if place >= start + columns:
             start = place // columns * columns
@@ -198,8 +208,10 @@ def _code(
             np.uint64(_CHANNEL + _quantized(of_channel[np.uint64(channel)] >> 3) * NODES),
             np.uint64(_NEAR + (_quantized(above) * STEPS + _quantized(near)) * NODES),
         )
-        value = np.int64(ranks[n]) - middle
-        value += least if value >= 0 else np.int64(0)
+        value = np.int64(0)
+        if writing:
+            value = np.int64(order[np.uint64(codes[n])]) - middle
+            value += least if value >= 0 else np.int64(0)
         known = abs(value)
         bits, size = least, least
         while bits < most:
@@ -246,7 +258,11 @@ def _code(
                 left, code, at, digits, writing, np.int64(value < 0), plain, i
             )
             signed = -size if bit else size
-        ranks[n] = middle + signed - (least if signed > 0 else np.int64(0))
+        if not writing:
+            rank = middle + signed - (least if signed > 0 else np.int64(0))
+            if rank < 0 or rank >= order.size:
+                return OUTSIDE
+            codes[n] = order[np.uint64(rank)]
         before, last = place, signed
         recent += (1024 * size - recent) >> 5
         of_channel[channel] += (128 * size - of_channel[channel]) >> 4
@@ -268,59 +284,57 @@ def _arguments(
     channel_of = np.arange(columns, dtype=np.int64) // places
     least = 0 if positions is None else 1  # of what is kept of a sparse tensor, nothing is zero
     most = max(middle, levels - 1 - middle + least).bit_length()
-    kept = np.zeros(0, np.int64) if positions is None else positions
-    return (frozen(kept), channel_of), (middle, least, most)
+    return frozen(_NONE if positions is None else positions), channel_of, (middle, least, most)
 
 
 def encode_codes(
-    ranks: Array,
+    codes: Array,
+    order: Array,
     positions: Array | None,
     columns: int,
     places: int,
-    levels: int,
     middle: int,
 ) -> bytes:
     """Write the codes of kept weights.
 
     Parameters
     ----------
-    ranks : int16 array, shape (kept,)
-        Codes in the order of their values.
+    codes : uint8 array, shape (kept,)
+    order : uint8 array, shape (levels,)
+        The codes in the order of their values; 2 to 256.
     positions : int64 array, shape (kept,), or None
         None: all elements are kept.
     columns, places : int
         Elements of a row, and of a kernel.
-    levels : int
-        2 to 256.
     middle : int
         The rank from which on values are not negative.
     """
-    where, numbers = _arguments(positions, columns, places, levels, middle)
-    room = ranks.size // 4 + 64
+    kept, channel_of, numbers = _arguments(positions, columns, places, order.size, middle)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size)
+    what = kept, channel_of, codes.astype(np.uint8), frozen(ranks), *numbers
+    room = codes.size // 4 + 64
     while True:
         digits, state = np.zeros(room, np.uint32), new_state()
-        if _code(state, digits, 1, *where, ranks.copy(), *numbers, *_model()) == OK:
+        if _code(state, digits, *what, *_model(), 1) == OK:
             return finish(state, digits)
         room *= 2
 
 
 def decode_codes(
     payload: bytes | memoryview,
-    ranks: Array,
+    codes: Array,
+    order: Array,
     positions: Array | None,
     columns: int,
     places: int,
-    levels: int,
     middle: int,
 ) -> int:
-    """Fill ``ranks`` (int16): the inverse of :func:`encode_codes`; a status.
-
-    They may lie outside of what there are.
-    """
-    where, numbers = _arguments(positions, columns, places, levels, middle)
+    """Fill ``codes``: the inverse of :func:`encode_codes`; a status, RANGE for what is no code."""
+    kept, channel_of, numbers = _arguments(positions, columns, places, order.size, middle)
     digits = digits_of(payload)
     state = new_state(digits)
-    status = _code(state, digits, 0, *where, ranks, *numbers, *_model())
+    status = _code(state, digits, kept, channel_of, codes, frozen(order), *numbers, *_model())
     if status == OK and not (len(payload) % 4 == 0 and ended(state, digits)):
         status = TRAILING
     return int(status)
