@@ -395,6 +395,71 @@ def test_the_branches_go_and_the_next_layer_fits():
     assert all(0 < error < 1 for error in merged.error.values())
 
 
+def test_with_a_width_the_layers_behind_take_fewer(tmp_path):
+    torch.manual_seed(0)
+    model = Inception().eval()
+    one, pooled = model.one.weight.clone(), model.pooled.weight.clone()
+    report = espalier.merge(model, IMAGE, parts="branch", batches=IMAGES, width=0.5)
+    assert (model.three.out_channels, model.five.out_channels) == (2 + 8, 4 + 2)
+    assert model.head.in_channels == 16
+    assert [m.part for m in report.merged] == ["branch"] * 4
+    cut = espalier.edits_of(model)[0].layers
+    largest = one.abs().sum((1, 2, 3)).topk(2).indices.sort().values.tolist()
+    assert cut["one"]["out"].replace("-", ",") == ",".join(map(str, largest))
+    assert len(pooled) == 3
+    assert model(IMAGE).shape == Inception()(IMAGE).shape
+    espalier.save(model, tmp_path / "m.esp")
+    fresh = espalier.load(tmp_path / "m.esp", into=Inception().eval())
+    assert torch.equal(fresh(IMAGE), model(IMAGE))
+
+
+def test_relus_work_in_place_where_nothing_else_reads_what_they_do():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+            self.relu, self.other, self.nothing = nn.ReLU(), nn.ReLU(), nn.Identity()
+
+        def forward(self, x):
+            y = self.nothing(self.a(x))
+            y = self.other(y) + y  # read twice
+            x = torch.relu(x)  # the network's own input
+            y = functional.relu(self.b(self.relu(self.c(y))))
+            return y + self.b(x).relu()
+
+    torch.manual_seed(0)
+    model = Mixed()
+    before = model(IMAGE)
+    x = IMAGE.clone()
+    espalier.merge(model, x, parts="exact")
+    assert torch.equal(model(x), before)
+    assert torch.equal(x, IMAGE)
+    _, edit = espalier.edits_of(model)
+    assert (edit.layers, edit.functions) == (["relu"], 2)
+    assert (model.relu.inplace, model.other.inplace) == (True, False)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "apoz", "entropy"])
+def test_filters_of_a_merged_network_are_seen_behind_the_relu(criterion):
+    torch.manual_seed(0)
+    model = Inception().eval()
+    batches = [(x, torch.randint(0, 5, (len(x), 6, 6))) for x, _ in IMAGES]
+    espalier.merge(model, IMAGE, batches=IMAGES)
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    other = Inception().eval()
+    espalier.merge(other, IMAGE, parts=("streamline", "branch"), start="random")
+    other.load_state_dict(model.state_dict())
+    for network in (model, other):
+        espalier.prune_filters(
+            network, {"stem": 0.5}, example=IMAGE, criterion=criterion, batches=batches
+        )
+    assert espalier.edits_of(model)[-1] == espalier.edits_of(other)[-1]
+
+
 def test_dropout_goes_by_the_mode_of_the_rewritten_network():
     model = Functional()
     espalier.merge(model, IMAGE, parts="streamline", start="random")
@@ -435,7 +500,7 @@ def test_block_by_block_is_all_at_once_without_training():
     other = copy.deepcopy(model)
     espalier.merge(model, IMAGE, batches=IMAGES)
     names = [m.name for m in espalier.merge_layerwise(other, IMAGE, batches=IMAGES)]
-    assert names == ["stem.0", "three"]
+    assert names == ["stem.1", "relu", "stem.0", "three"]
     torch.testing.assert_close(other(IMAGE), model(IMAGE))
 
 
@@ -513,6 +578,7 @@ class Moody(nn.Module):
         (zoo.resnet20, {"parts": "streamline"}, "nothing in the model can be merged"),
         (zoo.resnet20, {"parts": "all"}, "parts must be of exact, streamline, branch"),
         (zoo.resnet20, {"parts": ()}, "parts must be of"),
+        (Functional, {"width": 0, "start": "random"}, r"width must be a number in \(0, 1\]"),
         (Functional, {"start": "zero"}, "start must be 'fit' or 'random'"),
         (Functional, {}, "needs batches"),
         (Functional, {"batches": []}, "needs batches"),
@@ -542,7 +608,7 @@ def test_what_cannot_be_merged_is_listed():
             x = torch.cat([x, torch.relu(self.a(x))], 1)
             return functional.max_pool2d(self.b(x), 2)
 
-    report = espalier.merge(Dense(), IMAGE, start="random")
+    report = espalier.merge(Dense(), IMAGE, start="random", parts=("streamline", "branch"))
     assert [m.name for m in report.merged] == ["b"]
     assert [(s.name, s.reason) for s in report.skipped] == [
         ("cat", "its input itself is concatenated")
@@ -551,7 +617,7 @@ def test_what_cannot_be_merged_is_listed():
 
 def test_edits_of_another_architecture_leave_the_model_as_it_was(tmp_path):
     model = Inception()
-    espalier.merge(model, IMAGE, start="random")
+    espalier.merge(model, IMAGE, start="random", parts="branch")
     espalier.save(model, tmp_path / "m.esp")
 
     class Shorter(Inception):
@@ -569,6 +635,15 @@ def test_edits_of_another_architecture_leave_the_model_as_it_was(tmp_path):
             espalier.load(tmp_path / "m.esp", into=other)
         assert "\n" not in str(caught.value)
         assert same(other, before)
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Dropout())
+    espalier.merge(model, IMAGE[..., :3], parts="exact")
+    espalier.save(model, tmp_path / "m.esp")
+    for other, message in (
+        (nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.ReLU()), "2: is no dropout or identity"),
+        (nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Dropout()), "1: cannot work in place"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            espalier.load(tmp_path / "m.esp", into=other)
     model = Functional()
     espalier.merge(model, IMAGE, parts="streamline", start="random")
     espalier.save(model, tmp_path / "m.esp")
@@ -589,6 +664,8 @@ def test_edits_of_another_architecture_leave_the_model_as_it_was(tmp_path):
         {"edit": "merge_linear", "pairs": {"a": "a"}},
         {"edit": "merge_linear", "pairs": {"a": 3}},
         {"edit": "remove_identities", "layers": "a"},
+        {"edit": "in_place", "layers": "a"},
+        {"edit": "in_place", "layers": [], "functions": 0.5},
         {"edit": "remove_identities", "layers": [], "functions": -1},
     ],
 )

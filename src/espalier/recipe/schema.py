@@ -161,6 +161,7 @@ class Merge(_Strict):
     layers: str | list[str] = "*"
     start: Literal["fit", "random"] = "fit"
     relu: bool = True
+    width: _Fraction = 1.0
     samples: Annotated[int, Field(ge=1)] = 512
     """For the fit: how many training samples."""
     batch_size: Annotated[int, Field(ge=1)] = 128

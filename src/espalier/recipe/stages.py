@@ -251,6 +251,7 @@ def _merge(context: Context, options: schema.Merge) -> dict[str, Any]:
         "batches": batches,
         "start": options.start,
         "relu": options.relu,
+        "width": options.width,
         "seed": context.seed,
     }
     before, skipped = cost(model, example), []

@@ -1,10 +1,11 @@
-"""The exact merges: batch norms, linear maps that follow each other, dropout and identities."""
+"""The exact merges: batch norms, linear maps that follow each other, steps that do nothing."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from espalier.structure.edit import StructuralEdit, edits_of, perform
+from espalier.structure.edits.in_place import overwriting
 from espalier.structure.edits.merge_linear import MergeLinear, obstacle
 from espalier.structure.edits.remove_identities import removable
 from espalier.structure.fold import fold_batch_norms
@@ -24,6 +25,9 @@ def merge_exactly(model: nn.Module) -> tuple[list[StructuralEdit], list[Skipped]
             break
         perform(model, [MergeLinear(pairs)])
     _remove_identities(model)
+    in_place = overwriting(Traced(model))
+    if in_place.layers or in_place.functions:
+        perform(model, [in_place])
     return list(edits_of(model)[before:]), skipped + left
 
 

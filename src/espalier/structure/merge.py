@@ -16,10 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from espalier.errors import InvalidArgument
 from espalier.structure.cost import Cost, cost
 from espalier.structure.edit import StructuralEdit, edits_of, perform
+from espalier.structure.edits.in_place import InPlace
 from espalier.structure.edits.merge_branches import MergeBranches
 from espalier.structure.edits.streamline import Streamline
 from espalier.structure.exact import merge_exactly
 from espalier.structure.filter_stats import Batches
+from espalier.structure.filters import prune_filters
 from espalier.structure.least_squares import LayerFit
 from espalier.structure.merge_plans import Plan, find_plans
 from espalier.structure.traced import Traced, record
@@ -71,6 +73,7 @@ def merge(
     batches: Batches | None = None,
     start: str = "fit",
     relu: bool = True,
+    width: float = 1.0,
     seed: int = 0,
 ) -> MergeReport:
     """Merge layers, so that fewer steps are left; poolings and normalisations cost time too.
@@ -79,14 +82,16 @@ def merge(
 
     ``"exact"``
         Batch norms into the layers before them, linear maps that follow each other into one,
-        dropout and identities left out. In evaluation the network computes what it did.
+        dropout and identities left out, ReLUs in place. In evaluation the network computes what it
+        did.
     ``"streamline"``
         A convolution followed by any run of local response normalisation, batch norm, ReLU,
         pooling and dropout that holds more than batch norm, ReLU and dropout becomes one
         convolution with the combined stride, whose kernel and padding keep the output's shape.
     ``"branch"``
         Where branches of one input meet in a concatenation, those of 1x1 kernels and poolings go,
-        and the others give their outputs too. What follows the concatenation is merged as above.
+        and the others give their outputs too, or, with ``width``, some of them, and the layers
+        behind take fewer. What follows the concatenation is merged as above.
 
     A merged layer starts from a least-squares fit to the outputs of what it replaces. Then train:
     with ten times the learning rate for merged layers, as :func:`parameter_groups` gives them and
@@ -107,6 +112,9 @@ def merge(
     start : {"fit", "random"}
     relu : bool
         Whether one ReLU stays behind a merged convolution that had one in its run, as in the paper.
+    width : float
+        Share of the outputs of 1x1 and pooling branches that the others take over, in (0, 1]; those
+        with the largest filters by L1 norm.
     seed : int
         Of random weights, and of the positions in feature maps that the fit looks at.
 
@@ -132,7 +140,7 @@ def merge(
     >>> print(espalier.edits_of(model)[0].describe()[0])
     0: relu, lrn, max_pool 2x2/2x2+0x0 are merged into it, a convolution 3 x 3 with stride 2 x 2
     """
-    steps = _Merger(model, example, parts, layers, batches, start, relu, seed)
+    steps = _Merger(model, example, parts, layers, batches, start, relu, width, seed)
     before = cost(unwrap(model), example)
     merged = tuple(steps.run())
     return MergeReport(merged, tuple(steps.skipped), before, cost(unwrap(model), example))
@@ -147,6 +155,7 @@ def merge_layerwise(
     batches: Batches | None = None,
     start: str = "fit",
     relu: bool = True,
+    width: float = 1.0,
     seed: int = 0,
 ) -> Iterator[Merged]:
     """Merge one layer or block at a time; train after each.
@@ -156,7 +165,7 @@ def merge_layerwise(
 
     Parameters
     ----------
-    model, example, parts, layers, batches, start, relu, seed
+    model, example, parts, layers, batches, start, relu, width, seed
         As in :func:`merge`.
 
     Yields
@@ -174,7 +183,7 @@ def merge_layerwise(
     conv2
     conv5
     """
-    steps = _Merger(model, example, parts, layers, batches, start, relu, seed)
+    steps = _Merger(model, example, parts, layers, batches, start, relu, width, seed)
     return steps.run(layerwise=True)
 
 
@@ -190,6 +199,7 @@ class _Merger:
         batches: Batches | None,
         start: str,
         relu: bool,
+        width: float,
         seed: int,
     ) -> None:
         self.model, self.example = unwrap(model), example
@@ -199,14 +209,20 @@ class _Merger:
             raise InvalidArgument(f"start must be 'fit' or 'random', not {start!r}")
         self.start = start
         patterns = [layers] if isinstance(layers, str) else list(layers)
+        if not (isinstance(width, int | float) and 0 < width <= 1):
+            raise InvalidArgument(f"width must be a number in (0, 1], not {width!r}")
         trial = copy.deepcopy(self.model)
         exact, self.skipped = merge_exactly(trial) if "exact" in self.parts else ([], [])
-        self.exact = exact
+        self.exact = [("exact", edit) for edit in exact]
         found, skipped = find_plans(trial, example, self.parts, relu)
+        if width < 1:
+            chosen = [plan for plan in found if _matches(plan, patterns)]
+            self.exact += [("branch", edit) for edit in _narrowed(trial, example, chosen, width)]
+            found, skipped = find_plans(trial, example, self.parts, relu)
         self.plans = [p for p in found if _matches(p, patterns)]
         self.skipped += skipped
         _refuse_unmatched(patterns, found)
-        if not self.plans and not self.exact:
+        if not self.plans and all(isinstance(edit, InPlace) for _, edit in self.exact):
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in self.skipped[:3])
             raise InvalidArgument(
                 f"parts {', '.join(self.parts)}: nothing in the model can be merged "
@@ -222,11 +238,10 @@ class _Merger:
 
     def run(self, layerwise: bool = False) -> Iterator[Merged]:
         """Merge, and say what; all at once for the model unless ``layerwise``."""
-        for edit in self.exact:
+        for part, edit in self.exact:
             perform(self.model, [edit])
             for line in edit.describe():
-                name = line.partition(":")[0]
-                yield Merged("exact", name, (), line)
+                yield Merged(part, line.partition(":")[0], (), line)
         if not layerwise:
             perform(self.model, _together(self.plans))
         for i, plan in enumerate(self.plans):
@@ -249,6 +264,18 @@ class _Merger:
         return _fit(
             self.model, (self.original, self.graph), plan, self.batches, self.seed * 1009 + index
         )
+
+
+def _narrowed(
+    model: nn.Module, example: Any, plans: Sequence[Plan], width: float
+) -> list[StructuralEdit]:
+    """Cut the outputs of branches that ``plans`` merge, on ``model``; the edits."""
+    cut = {layer: width for plan in plans for layer in plan.gone}
+    if not cut:
+        return []
+    before = len(edits_of(model))
+    prune_filters(model, cut, example=example)
+    return list(edits_of(model)[before:])
 
 
 def _chosen_parts(parts: str | Sequence[str]) -> tuple[str, ...]:

@@ -44,13 +44,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Plan:
-    """One layer or block that can be merged. ``place``: of its last step among all steps."""
+    """One layer or block that can be merged.
+
+    ``place``: of its last step among all steps. ``gone``: the last convolutions of the branches
+    that go.
+    """
 
     part: str
     name: str
     edit: Streamline | MergeBranches
     goals: Mapping[str, Goal]
     place: int
+    gone: tuple[str, ...] = ()
 
 
 class Obstacle(Exception):
@@ -202,7 +207,8 @@ def _block_plan(
             }
         }
     )
-    return Plan("branch", name, edit, goals, place[end])
+    gone = tuple(b.layer for b in block.branches if b.layer and b.layer not in layers)
+    return Plan("branch", name, edit, goals, place[end], gone)
 
 
 def _owners(traced: Traced, block: Block, kept: Sequence[int]) -> list[int]:

@@ -45,8 +45,8 @@ class RemoveIdentities(StructuralEdit):
                 )
         if found.functions != self.functions:
             raise InvalidArgument(
-                f"the model calls dropout {found.functions} times as a function, in the edit it "
-                f"does so {self.functions} times; the edits are of another architecture"
+                f"dropout: is called {found.functions} times as a function, in the edit "
+                f"{self.functions} times; the edits are of another architecture"
             )
 
     def apply(self, model: nn.Module) -> None:
@@ -61,7 +61,7 @@ class RemoveIdentities(StructuralEdit):
 
     def describe(self) -> list[str]:
         lines = [f"{layer}: is left out" for layer in self.layers]
-        return lines + ([f"{self.functions} calls of dropout are left out"] * bool(self.functions))
+        return lines + ([f"dropout: {self.functions} calls are left out"] * bool(self.functions))
 
 
 def removable(traced: Traced) -> RemoveIdentities:
