@@ -77,7 +77,8 @@ def obstacle(layer: nn.Module) -> str:
     if type(layer) not in LAYERS:
         kind = "transposed convolution" if "Transpose" in type(layer).__name__ else ""
         return f"a {kind or type(layer).__name__} is not factored"
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    if any((*hooks, layer._backward_hooks, layer._backward_pre_hooks)):
         return "has hooks, which its factors would not have"
     return ""
 
