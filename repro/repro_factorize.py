@@ -3,7 +3,7 @@
     python repro/repro_factorize.py
 
 Figure 6 of ``espalier study``: for LeNet-300-100 pruning, sharing, both, and truncated SVD; for
-ResNet-20 pruning, truncated SVD and Tucker-2. And ranks by variational Bayes, in one shot, as Kim
+ResNet-20 pruning and Tucker-2. And ranks by variational Bayes, in one shot, as Kim
 et al. 2016 (arXiv 1511.06530) choose them. After each cut the network is trained a little.
 
 ResNet-20 begins from the published weights in ``$ESPALIER_DATA``. Its CIFAR-10 images are a lossy
@@ -45,7 +45,7 @@ TUNING = {
     "resnet20": Tuning(epochs=1, lr=5e-4, samples=2_560),
     "lenet300": Tuning(epochs=2, lr=1e-3),
 }
-SERIES = {"resnet20": ("pruning", "truncated SVD", "Tucker-2")}
+SERIES = {"resnet20": ("pruning", "Tucker-2")}
 """Of figure 6, where all of it would take too long."""
 
 
