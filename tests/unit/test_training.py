@@ -1,5 +1,8 @@
 """The training loop: the best epoch, early stopping, and runs that resume to the same bits."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -223,3 +226,16 @@ def test_a_teacher_and_distill_belong_together():
     for wrong in ({"distill": 1.5}, {"temperature": 0.0}):
         with pytest.raises(InvalidArgument, match=next(iter(wrong))):
             Settings(**wrong)
+
+
+def test_nothing_of_the_training_set_is_kept_after_a_run():
+    data = samples()
+    gone = weakref.ref(data.x)
+    gc.collect()
+    gc.disable()
+    try:
+        train(network(), data, teacher=network(), distill=0.5, epochs=1, average=0.9)
+        del data
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -238,7 +239,9 @@ class _Run:
         self.model, self.data, self.settings = model, data, settings
         self.held_out, self.callbacks, self.progress = held_out, callbacks, progress
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
-        self.loss = loss or self._cross_entropy
+        # Not a method of its own: a cycle would keep the training set in memory after the run.
+        smoothing = settings.label_smoothing
+        self.loss = loss or partial(functional.cross_entropy, label_smoothing=smoothing)
         self.distiller = None if teacher is None else self._distiller(teacher)
         self.augment = augmentation(settings.augment)
         if isinstance(data, Samples) and len(data) < settings.batch_size:
@@ -253,10 +256,6 @@ class _Run:
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.device = next(model.parameters()).device
-
-    def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.settings.label_smoothing
-        return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def _distiller(self, teacher: nn.Module) -> Distiller:
         settings = self.settings
