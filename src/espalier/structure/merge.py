@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from espalier.errors import InvalidArgument
@@ -22,18 +22,13 @@ from espalier.structure.edits.streamline import Streamline
 from espalier.structure.exact import merge_exactly
 from espalier.structure.filter_stats import Batches
 from espalier.structure.filters import prune_filters
-from espalier.structure.least_squares import LayerFit
+from espalier.structure.merge_fit import fit_plan
 from espalier.structure.merge_plans import Plan, find_plans
-from espalier.structure.traced import Traced, record
+from espalier.structure.traced import Traced
 from espalier.targets import Skipped, unwrap
-
-_Original = tuple[nn.Module, fx.Graph]
-"""The network before merges that are not exact, and its graph."""
 
 PARTS = ("exact", "streamline", "branch")
 STARTS = ("fit", "random")
-KEPT_ELEMENTS = 1 << 26
-"""Inputs and outputs of the layers that are fitted together, which are kept between rounds."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,8 @@ def merge(
     >>> print(espalier.edits_of(model)[0].describe()[0])
     0: relu, lrn, max_pool 2x2/2x2+0x0 are merged into it, a convolution 3 x 3 with stride 2 x 2
     """
-    steps = _Merger(model, example, parts, layers, batches, start, relu, width, seed)
+    how = _How.of(parts, layers, start, relu, width, seed)
+    steps = _Merger(model, example, how, batches)
     before = cost(unwrap(model), example)
     merged = tuple(steps.run())
     return MergeReport(merged, tuple(steps.skipped), before, cost(unwrap(model), example))
@@ -183,62 +179,82 @@ def merge_layerwise(
     conv2
     conv5
     """
-    steps = _Merger(model, example, parts, layers, batches, start, relu, width, seed)
+    how = _How.of(parts, layers, start, relu, width, seed)
+    steps = _Merger(model, example, how, batches)
     return steps.run(layerwise=True)
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options of :func:`merge`, checked."""
+
+    parts: tuple[str, ...]
+    layers: tuple[str, ...]
+    start: str
+    relu: bool
+    width: float
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        parts: str | Sequence[str],
+        layers: str | Sequence[str],
+        start: str,
+        relu: bool,
+        width: float,
+        seed: int,
+    ) -> _How:
+        """Checks what a user gave."""
+        chosen = (parts,) if isinstance(parts, str) else tuple(parts)
+        if not chosen or set(chosen) - set(PARTS):
+            raise InvalidArgument(f"parts must be of {', '.join(PARTS)}, not {parts!r}")
+        if start not in STARTS:
+            raise InvalidArgument(f"start must be 'fit' or 'random', not {start!r}")
+        if not (isinstance(width, int | float) and 0 < width <= 1):
+            raise InvalidArgument(f"width must be a number in (0, 1], not {width!r}")
+        patterns = (layers,) if isinstance(layers, str) else tuple(layers)
+        in_order = tuple(part for part in PARTS if part in chosen)
+        return cls(in_order, patterns, start, relu, width, seed)
+
+    def wants(self, plan: Plan) -> bool:
+        """Whether one of the patterns names the block or one of its layers."""
+        return any(_named(plan, pattern) for pattern in self.layers)
 
 
 class _Merger:
     """The state of one call; everything that can be wrong is found before anything is changed."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Any,
-        parts: str | Sequence[str],
-        layers: str | Sequence[str],
-        batches: Batches | None,
-        start: str,
-        relu: bool,
-        width: float,
-        seed: int,
-    ) -> None:
-        self.model, self.example = unwrap(model), example
-        self.parts = _chosen_parts(parts)
-        self.relu, self.seed = relu, seed
-        if start not in STARTS:
-            raise InvalidArgument(f"start must be 'fit' or 'random', not {start!r}")
-        self.start = start
-        patterns = [layers] if isinstance(layers, str) else list(layers)
-        if not (isinstance(width, int | float) and 0 < width <= 1):
-            raise InvalidArgument(f"width must be a number in (0, 1], not {width!r}")
+    def __init__(self, model: nn.Module, example: Any, how: _How, batches: Batches | None) -> None:
+        self.model, self.how = unwrap(model), how
         trial = copy.deepcopy(self.model)
-        exact, self.skipped = merge_exactly(trial) if "exact" in self.parts else ([], [])
-        self.exact = [("exact", edit) for edit in exact]
-        found, skipped = find_plans(trial, example, self.parts, relu)
-        if width < 1:
-            chosen = [plan for plan in found if _matches(plan, patterns)]
-            self.exact += [("branch", edit) for edit in _narrowed(trial, example, chosen, width)]
-            found, skipped = find_plans(trial, example, self.parts, relu)
-        self.plans = [p for p in found if _matches(p, patterns)]
+        exact, self.skipped = merge_exactly(trial) if "exact" in how.parts else ([], [])
+        self.first = [("exact", edit) for edit in exact]
+        found, skipped = find_plans(trial, example, how.parts, how.relu)
+        if how.width < 1:
+            wanted = [plan for plan in found if how.wants(plan)]
+            narrowed = _narrowed(trial, example, wanted, how.width)
+            self.first += [("branch", edit) for edit in narrowed]
+            found, skipped = find_plans(trial, example, how.parts, how.relu)
         self.skipped += skipped
-        _refuse_unmatched(patterns, found)
-        if not self.plans and all(isinstance(edit, InPlace) for _, edit in self.exact):
+        _refuse_unmatched(how.layers, found)
+        self.plans = [plan for plan in found if how.wants(plan)]
+        if not self.plans and all(isinstance(edit, InPlace) for _, edit in self.first):
             reasons = "; ".join(f"{s.name}: {s.reason}" for s in self.skipped[:3])
             raise InvalidArgument(
-                f"parts {', '.join(self.parts)}: nothing in the model can be merged "
+                f"parts {', '.join(how.parts)}: nothing in the model can be merged "
                 f"({reasons or 'it has no such layers'})"
             )
         self.batches = list(batches) if batches is not None else []
-        if self.plans and start == "fit" and not self.batches:
+        if self.plans and how.start == "fit" and not self.batches:
             raise InvalidArgument(
                 "start 'fit' needs batches=[(inputs, targets), ...]; or ask for start='random'"
             )
-        self.original = trial.eval()
-        self.graph = Traced(self.original).graph
+        self.original = trial.eval(), Traced(trial).graph
 
     def run(self, layerwise: bool = False) -> Iterator[Merged]:
         """Merge, and say what; all at once for the model unless ``layerwise``."""
-        for part, edit in self.exact:
+        for part, edit in self.first:
             perform(self.model, [edit])
             for line in edit.describe():
                 yield Merged(part, line.partition(":")[0], (), line)
@@ -253,17 +269,16 @@ class _Merger:
 
     def _begin(self, plan: Plan, index: int) -> dict[str, float]:
         """Give the new layers of ``plan`` the weights that they start from."""
-        if self.start == "random":
+        seed = self.how.seed
+        if self.how.start == "random":
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed * 1_000_003 + index)
+                torch.manual_seed(seed * 1_000_003 + index)
                 for name in plan.goals:
                     layer = self.model.get_submodule(name)
                     assert isinstance(layer, _ConvNd)
                     layer.reset_parameters()
             return {}
-        return _fit(
-            self.model, (self.original, self.graph), plan, self.batches, self.seed * 1009 + index
-        )
+        return fit_plan(self.model, self.original, plan, self.batches, seed * 1009 + index)
 
 
 def _narrowed(
@@ -278,21 +293,13 @@ def _narrowed(
     return list(edits_of(model)[before:])
 
 
-def _chosen_parts(parts: str | Sequence[str]) -> tuple[str, ...]:
-    chosen = (parts,) if isinstance(parts, str) else tuple(parts)
-    if not chosen or set(chosen) - set(PARTS):
-        raise InvalidArgument(f"parts must be of {', '.join(PARTS)}, not {parts!r}")
-    return tuple(part for part in PARTS if part in chosen)
-
-
-def _matches(plan: Plan, patterns: Sequence[str]) -> bool:
-    names = [plan.name, *plan.goals]
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+def _named(plan: Plan, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (plan.name, *plan.goals))
 
 
 def _refuse_unmatched(patterns: Sequence[str], plans: Sequence[Plan]) -> None:
     for pattern in patterns:
-        if pattern != "*" and not any(_matches(plan, [pattern]) for plan in plans):
+        if pattern != "*" and not any(_named(plan, pattern) for plan in plans):
             known = ", ".join(plan.name for plan in plans) or "none"
             raise InvalidArgument(
                 f"layers: {pattern!r} matches nothing that can be merged; there is {known}"
@@ -308,109 +315,6 @@ def _together(plans: Sequence[Plan]) -> list[StructuralEdit]:
     }
     joined: list[StructuralEdit] = [Streamline(layers)] if layers else []
     return joined + ([MergeBranches(blocks)] if blocks else [])
-
-
-@torch.no_grad()
-def _fit(
-    model: nn.Module, original: _Original, plan: Plan, batches: Sequence[Any], seed: int
-) -> dict[str, float]:
-    """Fit the layers that ``plan`` made in ``model`` to what ``original`` gives there."""
-    fits = {}
-    for name, goal in plan.goals.items():
-        layer = model.get_submodule(name)
-        assert isinstance(layer, _ConvNd)
-        fits[name] = LayerFit(layer, goal.rectified, seed)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        seen = _Seen(model, original, plan, batches)
-        for _ in range(max(f.rounds for f in fits.values())):
-            for name, inputs, wanted in seen:
-                fits[name].add(inputs, wanted)
-            for found in fits.values():
-                found.finish()
-        return _errors(model, plan, seen)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-class _Seen:
-    """What :func:`_seen` gives, any number of times; kept in memory where it is not much.
-
-    The layers of one plan do not feed each other, so that fitting them changes nothing in it.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.kept: list[tuple[str, Tensor, Tensor]] | None = None
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        if self.kept is not None:
-            yield from self.kept
-            return
-        kept, elements = [], 0
-        for item in _seen(*self.arguments):
-            elements += item[1].numel() + item[2].numel()
-            if elements <= KEPT_ELEMENTS:
-                kept.append(item)
-            else:
-                kept.clear()
-            yield item
-        if elements <= KEPT_ELEMENTS:
-            self.kept = kept
-
-
-def _seen(
-    model: nn.Module, original: _Original, plan: Plan, batches: Sequence[Any]
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(layer, its inputs in ``model``, the outputs that it should have), batch after batch."""
-    network, graph = original
-    nodes = {node.name: node for node in graph.nodes}
-    device = next(model.parameters()).device
-    for batch in batches:
-        x = batch[0].to(device) if isinstance(batch, tuple | list) else batch.to(device)
-        inputs: dict[str, Tensor] = {}
-        handles = [_keep_input(model.get_submodule(name), name, inputs) for name in plan.goals]
-        try:
-            model(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        given = record(network, x, {nodes[g.node] for g in plan.goals.values()}, graph)
-        for name, goal in plan.goals.items():
-            wanted = given[nodes[goal.node]][:, goal.first : goal.first + goal.count]
-            yield name, inputs[name], wanted
-
-
-def _keep_input(module: nn.Module, name: str, kept: dict[str, Tensor]) -> Any:
-    def look(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        kept[name] = arguments[0]
-
-    return module.register_forward_pre_hook(look)
-
-
-def _errors(model: nn.Module, plan: Plan, seen: _Seen) -> dict[str, float]:
-    """||outputs - wanted||^2 over ||wanted - mean||^2 of each layer that ``plan`` made."""
-    missed = dict.fromkeys(plan.goals, 0.0)
-    moments = dict.fromkeys(plan.goals, (0, 0.0, 0.0))
-    for name, inputs, wanted in seen:
-        outputs = model.get_submodule(name)(inputs)
-        if plan.goals[name].rectified:
-            outputs = outputs.clamp_min(0)
-        missed[name] += float((outputs - wanted).double().square().sum())
-        flat = wanted.double().transpose(0, 1).flatten(1)
-        count, total, squares = moments[name]
-        moments[name] = (
-            count + flat.shape[1],
-            total + flat.sum(1),  # type: ignore[assignment]
-            squares + float(flat.square().sum()),
-        )
-    errors = {}
-    for name, (count, total, squares) in moments.items():
-        spread = squares - float((total**2).sum()) / count  # type: ignore[attr-defined]
-        errors[name] = missed[name] / spread if spread > 0 else 0.0
-    return errors
 
 
 def parameter_groups(model: nn.Module, lr: float, factor: float = 10.0) -> list[dict[str, Any]]:

@@ -86,6 +86,8 @@ class Traced:
         module = self.modules[layer]
         if parametrize.is_parametrized(module):
             return "it is pruned or shared already; merge before that"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return "it has hooks, which a new layer would not have"
         own = set(map(id, module.parameters(recurse=False)))
         for name, other in self.model.named_modules(remove_duplicate=False):
             if name != layer and own & set(map(id, other.parameters(recurse=False))):
