@@ -234,12 +234,12 @@ class Decisions:  # 4.4
             channel, column = at % columns // places, at % columns
             means = recent >> 6, of_channel[channel] >> 3, of_column[column], near
             one, two, *three = (bisect_right(STEPS, mean) for mean in means)
-            contexts, bits, size = (one, two, tuple(three)), least, least
-            while bits < most and self.mixed(contexts, bits, bits):
-                bits, size = bits + 1, 1
-            if bits > 1:
-                size = 2 + self.mixed(contexts, 7 + bits, 7 + bits)
-            for _ in range(bits - 2):
+            contexts, b, size = (one, two, tuple(three)), least, least
+            while b < most and (self.mixed(contexts, b, b) if b < 2 else self.plain((one, b))):
+                b, size = b + 1, 1
+            if b > 1:
+                size = 2 + self.plain(("second", b))
+            for _ in range(b - 2):
                 size = 2 * size + self.plain(size)
             beside = last if at == before + 1 and column % places else 0
             name = "sign", beside < 0, bisect_right(STEPS, 16 * abs(beside)) + 2 >> 2

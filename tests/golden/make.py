@@ -152,6 +152,40 @@ def neighbourhoods():
     return CompressedModel(tensors)
 
 
+def sizes():
+    """Signed numbers whose size goes by the channel, dense and sparse, in kernels and lines."""
+
+    def drawn(shape, most, seed):
+        n = int(np.prod(shape))
+        places = int(np.prod(shape[2:]))
+        columns = n // shape[0] if len(shape) > 1 else n
+        channel = np.arange(n) % columns // places
+        swing = 1 + most * (channel * 7 % 12 % 5) ** 2 // 16
+        return (
+            noise(n, seed) % (2 * swing + 1) + noise(n, seed + 1) % (2 * swing + 1)
+        ) // 2 - swing
+
+    def tensor(shape, dtype, most, seed, keep=None):
+        values = drawn(shape, most, seed)
+        values, codes = np.unique(values if keep is None else values[keep], return_inverse=True)
+        storage = STORAGE_DTYPES[dtype]
+        levels = (values * 0.01 if storage.kind == "f" else values).astype(storage)
+        if keep is None:
+            return Codebook(shape, dtype, codes.astype("u1"), levels)
+        return SparseCodebook(shape, dtype, keep, codes.astype("u1"), levels)
+
+    far = np.flatnonzero(noise(2400, 3) % 3 * drawn((40, 60), 9, 4))
+    return CompressedModel(
+        {
+            "conv": tensor((24, 8, 3, 3), "float32", 5, 1),
+            "large": tensor((30, 100), "float32", 60, 2),
+            "sparse": tensor((40, 60), "float32", 9, 4, far),
+            "sparse kernels": tensor((10, 12, 5), "float16", 30, 5, np.arange(1, 600, 2)),
+            "line": tensor((2500,), "int8", 20, 6),
+        }
+    )
+
+
 def codebooks():
     """Codebooks in order, nearly in order, and in none; of each kind of number."""
     tensors = {}
@@ -242,7 +276,7 @@ def files():
         "sorted-v2": (codebooks(), "rans"),
         "context-v2": (coded(), "context"),
         "neighbours-v2": (neighbourhoods(), "context"),
-        "sizes-v2": (neighbourhoods(), "context"),
+        "sizes-v2": (sizes(), "context"),
         "repeats-v2": (repeats(), "rans"),
         "packs-v2": (packs(), "rans"),
         "nothing-v2": (CompressedModel({}), "huffman"),

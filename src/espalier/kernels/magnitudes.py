@@ -4,9 +4,9 @@ A code stands for a signed number: how far its value is from zero in the order o
 the sizes of such numbers there are running means over the channel, the column, the last thirty and
 the last two elements; quantized, they are the contexts of three counters, whose probabilities are
 mixed as in :mod:`espalier.kernels.neighbours`. A size is told by its number of bits, in unary, then
-by its bits; the former and the first of the latter are mixed decisions, the others and the sign
-plain ones. This is several times as fast as ranks by :mod:`espalier.kernels.neighbours`, and as
-small where there are few levels. ``SPEC.md``, section 3.5, gives every number.
+by its bits; whether it is 0, and whether 1, are mixed decisions, all others plain ones. This is
+several times as fast as ranks by :mod:`espalier.kernels.neighbours`, and as small where there are
+few levels. ``SPEC.md``, section 3.5, gives every number.
 
 References
 ----------
@@ -48,14 +48,17 @@ WEIGHT = 32666
 """Where a weight begins, in parts of 2**16: three of them are 1.5."""
 STEPS = 32
 """Values that a quantized mean has."""
-NODES = 17
-"""Mixed decisions by their place in a number: is it 2**n or more (n from 0 to 8), the second bit of
-one of n bits (n from 2 to 9)."""
+NODES = 2
+"""Mixed decisions: is it 1 or more, is it 2 or more. Further ones hardly depend on more than the
+last thirty elements."""
 
 _CHANNEL = STEPS * NODES
 _NEAR = 2 * STEPS * NODES
 _CONTEXTS = (2 + STEPS) * STEPS * NODES
-_SIGNS = 512
+_SECOND, _SIGNS, _LONG = 256, 512, 544
+"""Where plain counters begin, behind those of further bits by the bits so far: of the second bit by
+the number of bits, of signs, of whether it has more than n bits."""
+_PLAIN = _LONG + 16 * STEPS
 _DIGITS = 16
 """No element takes so many digits: 18 decisions of at most 11 bits."""
 _SHIFT = np.uint64(32)
@@ -203,8 +206,9 @@ def _code(
         column = np.uint64(place - start)
         channel = channel_of[column]
         above = of_column[column]
+        by_recent = _quantized(recent >> 6)
         contexts = (
-            np.uint64(_quantized(recent >> 6) * NODES),
+            np.uint64(by_recent * NODES),
             np.uint64(_CHANNEL + _quantized(of_channel[np.uint64(channel)] >> 3) * NODES),
             np.uint64(_NEAR + (_quantized(above) * STEPS + _quantized(near)) * NODES),
         )
@@ -215,34 +219,31 @@ def _code(
         known = abs(value)
         bits, size = least, least
         while bits < most:
-            bit, left, code, at = _mixed(
-                left,
-                code,
-                at,
-                digits,
-                writing,
-                np.int64(known >> bits != 0),
-                contexts,
-                np.uint64(bits),
-                counters,
-                weights,
-            )
+            more = np.int64(known >> bits != 0)
+            if bits < NODES:
+                bit, left, code, at = _mixed(
+                    left,
+                    code,
+                    at,
+                    digits,
+                    writing,
+                    more,
+                    contexts,
+                    np.uint64(bits),
+                    counters,
+                    weights,
+                )
+            else:
+                i = np.uint64(_LONG + by_recent * 16 + bits)
+                bit, left, code, at = _plain(left, code, at, digits, writing, more, plain, i)
             if not bit:
                 break
             bits += 1
             size = np.int64(1)
         if bits > 1:
-            bit, left, code, at = _mixed(
-                left,
-                code,
-                at,
-                digits,
-                writing,
-                (known >> (bits - 2)) & 1,
-                contexts,
-                np.uint64(7 + bits),
-                counters,
-                weights,
+            i = np.uint64(_SECOND + bits)
+            bit, left, code, at = _plain(
+                left, code, at, digits, writing, (known >> (bits - 2)) & 1, plain, i
             )
             size = 2 + bit
             for shift in range(bits - 3, -1, -1):
@@ -275,7 +276,7 @@ def _code(
 def _model() -> tuple[Array, Array, Array]:
     start = HALF << 10
     counters = np.full(_CONTEXTS, start, np.int32)
-    return counters, np.full((3, NODES), WEIGHT, np.int64), np.full(_SIGNS + 17, start, np.int32)
+    return counters, np.full((3, NODES), WEIGHT, np.int64), np.full(_PLAIN, start, np.int32)
 
 
 def _arguments(
