@@ -136,7 +136,7 @@ def espalier_compress(source: Input) -> bytes:
 
 def espalier_decompress(data: bytes) -> dict[str, Array]:
     with Reader(io.BytesIO(data)) as reader:
-        return {name: reader.dense(name) for name in reader.names()}
+        return reader.arrays()
 
 
 def check(source: Input) -> None:

@@ -151,7 +151,7 @@ def _change_type(part, rng, change):
     streams = list(part.streams) or [(0, b"")]
     need = len(layout.STREAMS.get(layout.KIND_NAMES.get(kind, "dense"), ()))
     while len(streams) < need:
-        streams.insert(rng.randrange(len(streams) + 1), rng.choice(part.streams))
+        streams.insert(rng.randrange(len(streams) + 1), rng.choice(streams))
     return replace(part, kind=kind, streams=tuple(streams[:need]))
 
 
