@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -59,18 +58,6 @@ def clock_for(model: nn.Module, inputs: Sequence[Any]) -> Clock:
     if kind not in ("cpu", "cuda"):
         raise InvalidArgument(f"device {kind}: times are taken on a CPU or with CUDA")
     return _CudaClock() if kind == "cuda" else Clock()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; every module's own mode is back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def run_once(model: nn.Module, inputs: Sequence[Any]) -> None:

@@ -19,7 +19,8 @@ from espalier.analysis.operations import (
     traced_operations,
 )
 from espalier.errors import InvalidArgument, first_line
-from espalier.timing import Clock, clock_for, evaluating, quantile, run_once
+from espalier.modes import evaluating
+from espalier.timing import Clock, clock_for, quantile, run_once
 from espalier.training.progress import Progress, reporting
 
 TENSOR, NON_TENSOR = "tensor", "non-tensor"

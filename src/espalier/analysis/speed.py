@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from espalier.analysis.runtime import RUNTIMES, Runtime
 from espalier.errors import EspalierError, InvalidArgument
+from espalier.modes import evaluating
 from espalier.parametrization import current, finalize
 from espalier.targets import find_targets
-from espalier.timing import Clock, Spread, clock_for, compare, evaluating, run_once
+from espalier.timing import Clock, Spread, clock_for, compare, run_once
 from espalier.training.progress import Progress, reporting
 
 DEFAULT_RUNTIMES = ("eager", "compile", "onnxruntime")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -61,16 +62,13 @@ def diagonal_fisher(
         return {n: g.square().sum(0) for n, g in per_sample.items()}
 
     totals = {n: torch.zeros_like(p) for n, p in values.items()}
-    n, training = 0, model.training
-    model.eval()
-    try:
+    n = 0
+    with evaluating(model):
         for x, y in batches:
             for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
                 for name, total in squares(xs, ys).items():
                     totals[name] += total
                 n += len(xs)
-    finally:
-        model.train(training)
     if not n:
         raise InvalidArgument("no batches were given to estimate the Fisher information from")
     bad = [name for name, total in totals.items() if not torch.isfinite(total).all()]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.parametrization import finalize
 from espalier.quantization.norms import BatchNorm, can_fold, fold_batchnorm
 from espalier.targets import find_targets, unwrap
@@ -169,9 +170,8 @@ def collect_curvature(
     model = unwrap(model)
     found: dict[str, LayerCurvature] = {}
     generator = torch.Generator().manual_seed(seed)
-    training, seen, first = model.training, 0, None
-    model.eval()
-    try:
+    seen, first = 0, None
+    with evaluating(model):
         with _watching(model, found):
             for x, y in batches:
                 first = x if first is None else first
@@ -185,8 +185,6 @@ def collect_curvature(
                     layer.samples = seen
         if first is not None:
             _check_norms(model, found, first)
-    finally:
-        model.train(training)
     if not seen:
         raise InvalidArgument("no batches were given to estimate the curvature from")
     return found

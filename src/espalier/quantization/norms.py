@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.targets import unwrap
 
 _GAINS = 128
@@ -130,19 +131,13 @@ def move_norms(model: nn.Module, batches: Iterable[Any], like: nn.Module, names:
     names : list of str
         Of batch norms, and of layers with a bias.
     """
-    modes = {module: module.training for network in (model, like) for module in network.modules()}
-    model.eval()
-    like.eval()
     found: dict[str, list[tuple[_Shown, _Shown]]] = {name: [] for name in names}
-    try:
+    with evaluating(model, like):
         for batch in batches:
             x = batch[0] if isinstance(batch, tuple | list) else batch
             wanted = _outputs_shown(like, names, x, {})
             for name, shown in _outputs_shown(model, names, x, wanted).items():
                 found[name].append((shown, wanted[name]))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     for name, pairs in found.items():
         if pairs:
             _move(unwrap(model).get_submodule(name), pairs)
@@ -249,23 +244,20 @@ def _shown_statistics(model: nn.Module, batches: list[Any]) -> dict[str, tuple[T
     if not batches:
         raise InvalidArgument("no batches were given to estimate batch norm statistics from")
     before = copy.deepcopy({name: norm.state_dict() for name, norm in norms.items()})
-    modes = {module: module.training for module in model.modules()}
     momenta = {name: norm.momentum for name, norm in norms.items()}
-    model.eval()
-    for norm in norms.values():
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # the plain mean over batches
-    try:
-        for batch in batches:
-            model(batch[0] if isinstance(batch, tuple | list) else batch)
-        return {
-            name: (norm.running_mean.clone(), norm.running_var.clone())
-            for name, norm in norms.items()
-        }
-    finally:
-        for name, norm in norms.items():
-            norm.load_state_dict(before[name])
-            norm.momentum = momenta[name]
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # the plain mean over batches
+        try:
+            for batch in batches:
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
+            return {
+                name: (norm.running_mean.clone(), norm.running_var.clone())
+                for name, norm in norms.items()
+            }
+        finally:
+            for name, norm in norms.items():
+                norm.load_state_dict(before[name])
+                norm.momentum = momenta[name]

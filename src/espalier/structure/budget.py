@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.options import check_share
 from espalier.structure.cost import Cost
 from espalier.structure.edit import perform
 from espalier.structure.edits.keep_channels import KeepChannels
-from espalier.timing import clock_for, compare, evaluating
+from espalier.timing import clock_for, compare
 
 Candidate = TypeVar("Candidate")
 

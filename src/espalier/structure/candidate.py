@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument, first_line
+from espalier.modes import evaluating
 from espalier.structure.cost import cost
 from espalier.structure.factorization import (
     LAYERS,
@@ -21,7 +22,6 @@ from espalier.structure.factorization import (
     weight_of,
 )
 from espalier.structure.spectrum import Spectrum, largest, spectrum
-from espalier.timing import evaluating
 
 Shapes: TypeAlias = list[tuple[int, ...]]
 

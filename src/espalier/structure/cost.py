@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from espalier.modes import evaluating
 from espalier.structure.channels import depthwise, from_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
-from espalier.timing import evaluating
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.structure.graph import FilterGroup, Side
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -64,10 +65,9 @@ def collect(
     """
     loss = loss or nn.functional.cross_entropy
     probes = [_probe(group) for group in groups]
-    training, seen = model.training, 0
-    model.eval()
+    seen = 0
     try:
-        with _watching(model, groups, probes, gradients):
+        with evaluating(model), _watching(model, groups, probes, gradients):
             for x, y in batches:
                 seen += len(x)
                 with torch.set_grad_enabled(gradients):
@@ -80,7 +80,6 @@ def collect(
                         probe.taylor.append(probe.product.abs())
                         probe.product = None
     finally:
-        model.train(training)
         for parameter in model.parameters():
             parameter.grad = None if gradients else parameter.grad
     if not seen:

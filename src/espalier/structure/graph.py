@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from espalier.errors import InvalidArgument, MissingDependency, first_line
+from espalier.modes import evaluating
 from espalier.structure.channels import depthwise, to_ranges, widths
 from espalier.structure.edits.keep_channels import KeepChannels
 from espalier.targets import find_targets
@@ -101,11 +102,11 @@ def _dependencies(model: nn.Module, example: Any) -> Any:
         raise MissingDependency(
             "removing filters needs torch-pruning: pip install 'espalier[structure]'"
         ) from None
-    training = model.training
     wanted = [p.requires_grad for p in model.parameters()]
-    model.eval().requires_grad_(True)  # the graph is read off autograd's
+    model.requires_grad_(True)  # the graph is read off autograd's
     try:
         with (
+            evaluating(model),
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             torch.enable_grad(),
@@ -116,7 +117,6 @@ def _dependencies(model: nn.Module, example: Any) -> Any:
         what = first_line(error)
         raise InvalidArgument(f"the model cannot be run on the example inputs: {what}") from error
     finally:
-        model.train(training)
         for parameter, grad in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(grad)
     return graph

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from espalier.modes import evaluating
 from espalier.structure.least_squares import LayerFit
 from espalier.structure.merge_plans import Plan
 from espalier.structure.traced import record
@@ -30,9 +31,7 @@ def fit_plan(
         layer = model.get_submodule(name)
         assert isinstance(layer, _ConvNd)
         fits[name] = LayerFit(layer, goal.rectified, seed)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         seen = _Seen(model, original, plan, batches)
         for _ in range(max(f.rounds for f in fits.values())):
             for name, inputs, wanted in seen:
@@ -40,9 +39,6 @@ def fit_plan(
             for found in fits.values():
                 found.finish()
         return _errors(model, plan, seen)
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class _Seen:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from espalier.errors import InvalidArgument
+from espalier.errors import InvalidArgument, first_line
+from espalier.modes import evaluating, in_mode
 from espalier.structure.operations import IDENTITY, NON_TENSOR, Step, step_of
 
 _PLAIN, _TRAINING = "_espalier_plain_class", "training"
@@ -146,13 +146,13 @@ def trace(model: nn.Module) -> fx.Graph:
     graphs differ the flag is read when they run.
     """
     try:
-        with _mode(model, True):
+        with in_mode(model, training=True):
             graph = fx.Tracer().trace(model)
-        with _mode(model, False):
+        with evaluating(model):
             evaluated = fx.Tracer().trace(model)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidArgument(f"the model cannot be traced by torch.fx: {first}") from error
+        what = first_line(error)
+        raise InvalidArgument(f"the model cannot be traced by torch.fx: {what}") from error
     nodes, others = list(graph.nodes), list(evaluated.nodes)
     if [(n.op, n.target) for n in nodes] != [(n.op, n.target) for n in others]:
         raise InvalidArgument(
@@ -163,17 +163,6 @@ def trace(model: nn.Module) -> fx.Graph:
         if str((node.args, node.kwargs)) != str((other.args, other.kwargs)):
             _read_mode(graph, node, other)
     return graph
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _read_mode(graph: fx.Graph, node: fx.Node, other: fx.Node) -> None:
@@ -284,12 +273,11 @@ class _Recorder(fx.Interpreter):
 @torch.no_grad()
 def shapes(model: nn.Module, graph: fx.Graph, example: Any) -> dict[fx.Node, tuple[int, ...]]:
     """The shape of every tensor in ``graph``, in evaluation mode."""
-    with _mode(model, False):
+    with evaluating(model):
         try:
             found = record(model, example, graph.nodes, graph)
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidArgument(
-                f"the model cannot be run on the example inputs: {first}"
+                f"the model cannot be run on the example inputs: {first_line(error)}"
             ) from error
     return {node: tuple(v.shape) for node, v in found.items() if isinstance(v, Tensor)}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.targets import unwrap
-from espalier.timing import evaluating
 
 Features = Sequence[str] | Mapping[str, str]
 """Layers of the student, by name, and those of the teacher that they learn from."""

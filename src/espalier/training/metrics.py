@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from espalier.modes import evaluating
 from espalier.samples import Data, batches
 
 
@@ -34,19 +35,14 @@ def evaluate(model: nn.Module, data: Data, *, batch_size: int = 1000) -> Metrics
     batch.
     """
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     n, wrong, loss = 0, 0, 0.0
-    try:
-        with parametrize.cached():
-            for x, y in batches(data, batch_size):
-                outputs = model(x.to(device)).float()
-                labels = y.to(device)
-                n += len(labels)
-                wrong += int((outputs.argmax(1) != labels).sum())
-                loss += float(functional.cross_entropy(outputs, labels, reduction="sum"))
-    finally:
-        model.train(training)
+    with evaluating(model), parametrize.cached():
+        for x, y in batches(data, batch_size):
+            outputs = model(x.to(device)).float()
+            labels = y.to(device)
+            n += len(labels)
+            wrong += int((outputs.argmax(1) != labels).sum())
+            loss += float(functional.cross_entropy(outputs, labels, reduction="sum"))
     return Metrics(n, wrong, loss / n if n else 0.0)
 
 
