@@ -132,7 +132,7 @@ def merge(
     >>> report = espalier.merge(model, images[:1], batches=[(images, None)])
     >>> model[0]
     Conv2d(1, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
-    >>> print(espalier.edits_of(model)[0].describe()[0])
+    >>> print(espalier.edits_of(model)[-1].describe()[0])
     0: relu, lrn, max_pool 2x2/2x2+0x0 are merged into it, a convolution 3 x 3 with stride 2 x 2
     """
     how = _How.of(parts, layers, start, relu, width, seed)
