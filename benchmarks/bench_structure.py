@@ -8,7 +8,7 @@ half of those of the merged branches, and then factored too (Tucker-2, and SVD w
 kernel) to the share of its parameters that the paper keeps; AlexNet and ResNet-50 have streamline
 merging. ResNet-50 with its batch norms folded alone; filters of ResNet-20 and VGG-16 removed;
 VGG-16 factored. Each result is timed in turn with the original, in eager PyTorch,
-``torch.compile`` and ONNX Runtime, at batch 1 and 32.
+``torch.compile`` and ONNX Runtime, at batch 1 and 32. Rows of work that is not asked for stay.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def one(name: str, runtimes: list[str], batches: list[int], repeats: int) -> dic
         "macs": [before.macs, after.macs],
         "parameters": [before.parameters, after.parameters],
         "speed": speed,
+        "machine": machine(),
         "edits": [line for edit in edits_of(result) for line in edit.describe()],
     }
 
@@ -115,17 +116,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = []
+    kept = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+    rows = {row["work"]: row for row in kept}
     for name in arguments.work:
-        rows.append(one(name, arguments.runtimes, arguments.batches, arguments.repeats))
-        for row in rows[-1]["speed"]["rows"]:
+        rows[name] = one(name, arguments.runtimes, arguments.batches, arguments.repeats)
+        for row in rows[name]["speed"]["rows"]:
             ratio = row["ratio"] or {"median": float("nan"), "low": 0, "high": 0}
             print(
                 f"{name}, {row['runtime']}, batch {row['batch']}: {ratio['median']:.2f}x "
                 f"({ratio['low']:.2f} to {ratio['high']:.2f}) {row['verdict']} {row['note']}",
                 flush=True,
             )
-        results = {"machine": machine(), "threads": arguments.threads, "rows": rows}
+        results = {"rows": [rows[name] for name in WORK if name in rows]}
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
