@@ -138,7 +138,7 @@ def compare_speed(
     models = [_plain(original), _plain(result)]
     made = [RUNTIMES.make(runtime) for runtime in runtimes]
     rows: list[SpeedRow] = []
-    with evaluating(models[0]), evaluating(models[1]), reporting(progress) as report:
+    with evaluating(*models), reporting(progress) as report:
         for model in models:
             run_once(model, [example[:1]])
         total = len(made) * len(batches)

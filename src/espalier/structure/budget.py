@@ -69,7 +69,7 @@ def spending(
 def latency_ratio(model: nn.Module, original: nn.Module, example: Any, repeats: int = 15) -> float:
     """Median time of a forward pass by that of the original, both in turn."""
     inputs = example if isinstance(example, tuple) else (example,)
-    with evaluating(model), evaluating(original):
+    with evaluating(model, original):
         found = compare(
             lambda: model(*inputs),
             lambda: original(*inputs),

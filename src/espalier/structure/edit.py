@@ -78,6 +78,14 @@ def edit_from_json(plain: Any) -> StructuralEdit:
         raise FormatError(f"a structural edit of the file cannot be read: {error}") from None
 
 
+def check_steps(layers: object, functions: object) -> None:
+    """InvalidArgument unless ``layers`` is a list of names and ``functions`` a count of calls."""
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        raise InvalidArgument(f"{layers!r} is no list of layers")
+    if not isinstance(functions, int) or functions < 0:
+        raise InvalidArgument(f"functions {functions!r} is no count")
+
+
 def named_module(model: nn.Module, name: str) -> nn.Module:
     """The module called ``name``; InvalidArgument if there is none."""
     try:

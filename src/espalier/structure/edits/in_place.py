@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from espalier.errors import InvalidArgument
-from espalier.structure.edit import EDITS, StructuralEdit
+from espalier.structure.edit import EDITS, StructuralEdit, check_steps
 from espalier.structure.operations import BATCH_NORM, CONVOLUTION, LINEAR, RELU
 from espalier.structure.traced import Traced
 
@@ -33,10 +33,7 @@ class InPlace(StructuralEdit):
     functions: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layers, list) or not all(isinstance(n, str) for n in self.layers):
-            raise InvalidArgument(f"{self.layers!r} is no list of layers")
-        if not isinstance(self.functions, int) or self.functions < 0:
-            raise InvalidArgument(f"functions {self.functions!r} is no count")
+        check_steps(self.layers, self.functions)
 
     def check(self, model: nn.Module) -> None:
         found = overwriting(Traced(model))
