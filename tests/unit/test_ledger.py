@@ -7,6 +7,7 @@ from math import ceil
 import numpy as np
 import pytest
 
+from espalier.analysis.tables import layers_of
 from espalier.container import Reader, write
 from espalier.entropy import entropy_bits
 from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
@@ -131,3 +132,16 @@ def test_the_ledger_of_nothing():
     ledger = write(CompressedModel({}), io.BytesIO())
     assert (ledger.file_bytes, ledger.overhead, ledger.original_bytes) == (23, 23, 0)
     assert ledger.ratio == 0.0
+
+
+def test_the_paper_s_total_is_of_pruned_and_shared_tensors_alone():
+    weights = sparse(density=0.05)
+    biases = {
+        f"{name}.bias": Dense((40,), "float32", RNG.normal(0, 1, 40).astype("<f4"))
+        for name in ("fc", "other")
+    }
+    ledger = write(CompressedModel({"fc.weight": weights} | biases), io.BytesIO()).to_dict()
+    assert {row["kind"] for row in ledger["tensors"]} == {"sparse codebook", "packed"}
+    layers, total = layers_of(ledger)
+    assert total.keep == layers[0].columns.keep == 100 * weights.stored / weights.size
+    assert total.weight_bits == 5

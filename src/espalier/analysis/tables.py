@@ -34,10 +34,17 @@ def layers_of(ledger: Mapping[str, Any]) -> tuple[list[Layer], PaperLayer]:
     for name, rows in groups.items():
         main = max(rows, key=lambda row: row["elements"])
         layers.append(Layer(name, _columns(rows, [main])))
-    rows = list(ledger["tensors"])
-    coded = [row for row in rows if row["kind"] != "dense"] or rows
-    total = _columns(rows, coded, ledger["bytes_pq"], ledger["bytes_pqh"])
+    total = _columns(ledger["tensors"], compressed_rows(ledger), ledger["bytes_pq"], ledger["bytes_pqh"])
     return layers, total
+
+
+def compressed_rows(ledger: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of a ledger (as JSON) that are pruned or shared; where there are none, all rows.
+
+    The rest is exact: biases and norms, in a pack of small tensors or on their own, and copies.
+    """
+    rows: list[Mapping[str, Any]] = list(ledger["tensors"])
+    return [row for row in rows if row["positions_coder"] or row["codes_coder"]] or rows
 
 
 def _columns(

@@ -18,6 +18,7 @@ from espalier.analysis.figures.figure import need
 from espalier.analysis.report import drawn
 from espalier.analysis.report.drawn import Captioned
 from espalier.analysis.report.runs import ReportRun, open_runs
+from espalier.analysis.tables import compressed_rows
 from espalier.cache import cache_dir
 from espalier.container import atomic_write
 from espalier.errors import InvalidArgument
@@ -195,7 +196,7 @@ def _side_by_side(
 
 def _kept(ledger: Mapping[str, Any]) -> float:
     """Share of weights that are kept, of the tensors that are pruned or shared."""
-    rows = [row for row in ledger["tensors"] if row["kind"] != "dense"] or ledger["tensors"]
+    rows = compressed_rows(ledger)
     return sum(row["stored"] for row in rows) / max(1, sum(row["elements"] for row in rows))
 
 
