@@ -34,7 +34,9 @@ def layers_of(ledger: Mapping[str, Any]) -> tuple[list[Layer], PaperLayer]:
     for name, rows in groups.items():
         main = max(rows, key=lambda row: row["elements"])
         layers.append(Layer(name, _columns(rows, [main])))
-    total = _columns(ledger["tensors"], compressed_rows(ledger), ledger["bytes_pq"], ledger["bytes_pqh"])
+    total = _columns(
+        ledger["tensors"], compressed_rows(ledger), ledger["bytes_pq"], ledger["bytes_pqh"]
+    )
     return layers, total
 
 
