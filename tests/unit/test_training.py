@@ -12,7 +12,7 @@ import espalier
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.samples import Samples
 from espalier.training import Settings, evaluate, set_dropout, train
-from espalier.training.augment import AUGMENTATIONS, flip, shift
+from espalier.training.augment import AUGMENTATIONS, affine, flip, shift
 
 
 def samples(n: int = 300, seed: int = 0) -> Samples:
@@ -189,6 +189,28 @@ def test_flip_mirrors_some():
     flipped = flip(images, torch.Generator().manual_seed(0))
     mirrored = (flipped[:, 0, 0, 0] == 3).sum()
     assert 10 < mirrored < 40
+
+
+def test_affine_with_nothing_to_do_changes_nothing():
+    x, generator = torch.randn(5, 2, 9, 7), torch.Generator().manual_seed(0)
+    same = affine(x, generator, degrees=0, scale=0, shear=0, pixels=0)
+    torch.testing.assert_close(same, x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "most"), [("degrees", 2.7), ("scale", 0.45), ("shear", 0.45), ("pixels", 1.1)]
+)
+def test_each_part_of_affine_moves_a_dot_no_further_than_it_says(option, most):
+    x = torch.full((200, 1, 21, 21), -1.0)
+    x[:, :, 14, 14] = 1.0  # 4 pixels right of the middle and below it
+    given = {"degrees": 30.0, "scale": 0.1, "shear": 0.1, "pixels": 1.0}
+    options = dict.fromkeys(given, 0.0) | {option: given[option]}
+    moved = affine(x, torch.Generator().manual_seed(0), **options) + 1
+    mass = moved.sum((1, 2, 3))
+    rows, columns = torch.meshgrid(torch.arange(21.0), torch.arange(21.0), indexing="ij")
+    dy, dx = ((moved[:, 0] * at).sum((1, 2)) / mass for at in (rows - 14, columns - 14))
+    assert moved.min() == 0  # the background is the image's minimum
+    assert 0.2 < torch.maximum(dy.abs(), dx.abs()).max() <= most
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,7 +40,43 @@ def shift_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return flip(shift(x, generator, 4), generator)
 
 
-AUGMENTATIONS: dict[str, Augment] = {"shift": shift, "flip": flip, "shift-flip": shift_flip}
+def affine(
+    x: Tensor,
+    generator: torch.Generator,
+    degrees: float = 12.0,
+    scale: float = 0.1,
+    shear: float = 0.1,
+    pixels: float = 2.0,
+) -> Tensor:
+    """Turn, scale, shear and move each image, each by a uniform draw; bilinear.
+
+    Turned by up to ``degrees`` either way, scaled by ``1 - scale`` to ``1 + scale``, sheared by up to
+    ``shear`` of its width, moved by up to ``pixels`` in both directions; what comes in is the image's
+    minimum. ``x``: (N, C, H, W).
+    """
+    n, _, height, width = x.shape
+    turn, size, slant, dy, dx = torch.rand(5, n, generator=generator) * 2 - 1
+    angle, factor = turn * math.radians(degrees), 1 + size * scale
+    cosine, sine, slope = angle.cos() / factor, angle.sin() / factor, slant * shear
+    # Where in the original each new pixel comes from, in the coordinates of affine_grid: -1 to 1.
+    where = torch.stack(
+        [
+            torch.stack([cosine, slope * cosine - sine, 2 * pixels * dx / width], 1),
+            torch.stack([sine, slope * sine + cosine, 2 * pixels * dy / height], 1),
+        ],
+        1,
+    )
+    grid = functional.affine_grid(where.to(x), list(x.shape), align_corners=False)
+    low = x.min()
+    return functional.grid_sample(x - low, grid, align_corners=False) + low
+
+
+AUGMENTATIONS: dict[str, Augment] = {
+    "shift": shift,
+    "flip": flip,
+    "shift-flip": shift_flip,
+    "affine": affine,
+}
 
 
 def augmentation(name: str | None) -> Augment | None:
