@@ -266,7 +266,7 @@ def _series(field: str, names: Sequence[str]) -> tuple[Any, Any]:
         legend = alt.Legend(title=None, symbolLimit=24, symbolType="circle")
         return alt.Color(f"{_escape(field)}:O", scale=scale, legend=legend), None
     dashes = [list(DASHES[i % len(DASHES)]) for i in range(len(names))]
-    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=400)
+    legend = alt.Legend(title=None, symbolType="stroke", symbolSize=400, columnPadding=24)
     colour = alt.Color(kind, scale=alt.Scale(domain=list(names)), legend=legend)
     scale = alt.Scale(domain=list(names), range=dashes)
     return colour, alt.StrokeDash(kind, scale=scale, legend=legend)
