@@ -50,9 +50,9 @@ def affine(
 ) -> Tensor:
     """Turn, scale, shear and move each image, each by a uniform draw; bilinear.
 
-    Turned by up to ``degrees`` either way, scaled by ``1 - scale`` to ``1 + scale``, sheared by up to
-    ``shear`` of its width, moved by up to ``pixels`` in both directions; what comes in is the image's
-    minimum. ``x``: (N, C, H, W).
+    Turned by up to ``degrees`` either way, scaled by ``1 - scale`` to ``1 + scale``, sheared by up
+    to ``shear`` of its width, moved by up to ``pixels`` in both directions; what comes in is the
+    image's minimum. ``x``: (N, C, H, W).
     """
     n, _, height, width = x.shape
     turn, size, slant, dy, dx = torch.rand(5, n, generator=generator) * 2 - 1
