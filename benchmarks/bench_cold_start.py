@@ -1,10 +1,11 @@
-"""Cold start: ``espalier decompress`` of a small file in fresh processes.
+"""Cold start: ``espalier decompress`` and ``espalier.load`` of a small file in fresh processes.
 
     python benchmarks/bench_cold_start.py [--rounds 5] [--output FILE.json]
 
 The file: twenty layers of 64 x 64 x 3 x 3, a third of the weights kept, with 8 bits, biases exact.
 First with an empty cache of compiled kernels (each round a new one), then again with what the first
-process left there. Seconds by the clock, and of the processor (with all its threads): medians.
+process left there. ``load`` runs where NumPy and numba alone can be imported: import and decoding.
+Seconds by the clock, and of the processor (with all its threads): medians.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 SEED = 0
 COMMAND = "import sys; from espalier.cli import main; sys.exit(main())"
+LOAD = "import sys, espalier; espalier.load(sys.argv[1])"
+ALONE = Path(__file__).with_name("alone.py")
 
 
 def make(folder: Path) -> Path:
@@ -35,7 +39,7 @@ def make(folder: Path) -> Path:
         tensors[f"{i}.bias"] = rng.normal(0, 0.05, 64).astype(np.float32)
     np.savez(folder / "model.npz", **tensors)
     source, esp = folder / "model.npz", folder / "model.esp"
-    _run(None, "compress", source, "-o", esp, "--density", "0.33", "--bits", "8", "-q")
+    _run(None, "-c", COMMAND, "compress", source, "-o", esp, "--density=0.33", "--bits=8", "-q")
     return esp
 
 
@@ -44,8 +48,7 @@ def _run(cache: Path | None, *args: object) -> tuple[float, float]:
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = str(cache)
     start, before = time.perf_counter(), os.times()
-    command = [sys.executable, "-c", COMMAND, *map(str, args)]
-    subprocess.run(command, check=True, env=environment)
+    subprocess.run([sys.executable, *map(str, args)], check=True, env=environment)
     after = os.times()
     return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])
 
@@ -55,15 +58,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cold_start.json"))
     args = parser.parse_args()
-    times: dict[str, list[tuple[float, float]]] = {"first": [], "again": []}
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         esp = make(folder)
+        commands = {
+            "decompress": ("-c", COMMAND, "decompress", esp, "-o", folder / "x.safetensors", "-fq"),
+            "load": (ALONE, LOAD, esp),
+        }
         for i in range(args.rounds):
-            for kind in times:
-                command = ("decompress", esp, "-o", folder / "back.safetensors", "-fq")
-                times[kind].append(_run(folder / f"cache{i}", *command))
+            for name, command in commands.items():
+                for kind in ("first", "again"):
+                    cache = folder / f"cache-{name}-{i}"
+                    times[f"{name}, {kind}"].append(_run(cache, *command))
             load.append(os.getloadavg()[0])
         size = esp.stat().st_size
     results = {
@@ -75,7 +83,7 @@ def main() -> None:
         for kind, found in times.items()
     }
     for kind, row in results.items():
-        print(f"{kind:6} {row['seconds']:6.2f} s  ({row['processor_seconds']:.2f} of processor)")
+        print(f"{kind:17} {row['seconds']:6.2f} s  ({row['processor_seconds']:.2f} of processor)")
     report = {
         "machine": {
             "cpu": platform.processor() or platform.machine(),

@@ -36,7 +36,8 @@ _HOMES = {
     "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.structure.merge": ["merge", "merge_layerwise", "parameter_groups"],
-    "espalier.torch_io": ["load", "save"],
+    "espalier.loading": ["load"],
+    "espalier.torch_io": ["save"],
     "espalier.training": ["Distiller", "evaluate", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         UnknownMethod,
         UnsupportedVersion,
     )
+    from espalier.loading import load
     from espalier.parametrization import attach, finalize
     from espalier.pruning import Pruner, diagonal_fisher, prune
     from espalier.quantization.curvature import collect_curvature
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from espalier.structure.filters import prune_filters, prune_filters_layerwise
     from espalier.structure.fold import fold_batch_norms
     from espalier.structure.merge import merge, merge_layerwise, parameter_groups
-    from espalier.torch_io import load, save
+    from espalier.torch_io import save
     from espalier.training import Distiller, evaluate, train
 
 __all__ = [

@@ -230,28 +230,7 @@ def load(
     strict: bool = True,
     trainable: bool = False,
 ) -> Any:
-    """Read an ``.esp`` file: as a plain ``state_dict``, or into a model.
-
-    Parameters
-    ----------
-    path : path or binary file
-    into : nn.Module, optional
-        Gets the weights, bit for bit, and is returned. Freshly built: structural edits that the
-        file holds, removed filters for example, are done on it first. Without it the result is a
-        dict of tensors in the order of the original ``state_dict``; tied names share one tensor.
-    strict : bool
-        Whether the file and the model must have the same names.
-    trainable : bool
-        With ``into``: put masks and codebooks on the model too, so that training can go on.
-        Otherwise the weights are plain.
-
-    Raises
-    ------
-    FormatError
-        The file is not whole, or not an ``.esp`` file.
-    InvalidArgument
-        Names or shapes do not fit the model; it is then as it was.
-    """
+    """:func:`espalier.loading.load`, of tensors: where PyTorch is there, and is wanted."""
     with Reader(path) as reader:
         aliases = dict(reader.aliases)
         order = list(reader.names())

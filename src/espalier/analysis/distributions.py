@@ -14,6 +14,7 @@ import numpy as np
 from espalier.entropy.coder import CODERS
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.positions import best_width, gap_histogram
+from espalier.floats import widened
 from espalier.state import (
     Array,
     Codebook,
@@ -144,9 +145,7 @@ def weight_histogram(name: str, tensor: CompressedTensor) -> WeightHistogram:
 
 def to_float(values: Array, dtype: str) -> Array:
     """Values in their storage dtype as float64: bfloat16 lies in 16 bits of an integer."""
-    if dtype == "bfloat16":
-        return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return values.astype(np.float64)
+    return widened(values, dtype).astype(np.float64)
 
 
 def code_symbols(tensor: CompressedTensor) -> Symbols | None:

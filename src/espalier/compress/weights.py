@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.compress.plan import AUTO
+from espalier.floats import widened
 from espalier.options import kept_count
 from espalier.quantization.assignment import assign
 from espalier.quantization.kmeans import Clustering, kmeans_1d
@@ -78,9 +79,8 @@ def magnitude_positions(flat: Array, density: float) -> Array:
 
 def to_numbers(array: Array, dtype: str) -> Array:
     """The values of a float tensor given in its storage dtype: float32, or float64 for float64."""
-    if dtype == "bfloat16":
-        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return array if dtype == "float64" else array.astype(np.float32, copy=False)
+    values = widened(array, dtype)
+    return values if dtype == "float64" else values.astype(np.float32, copy=False)
 
 
 def from_numbers(values: Array, dtype: str) -> Array:

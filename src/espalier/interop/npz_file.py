@@ -14,11 +14,11 @@ import numpy as np
 from numpy.lib import format as npy
 
 from espalier.errors import CorruptFile, InvalidArgument, TruncatedFile
+from espalier.floats import NOT_IN_NUMPY
 from espalier.interop.base import FORMATS, Checkpoint, Content, Format, TensorInfo
 from espalier.state import STORAGE_DTYPES, Array, storage_dtype
 
-_RAW_BITS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # their storage dtype is not their dtype
-_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name not in _RAW_BITS}
+_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name not in NOT_IN_NUMPY}
 
 
 class NpzCheckpoint(Checkpoint):
@@ -100,7 +100,7 @@ class Npz(Format):
 
     def check(self, content: Content) -> None:
         for info in content.infos:
-            if info.dtype in _RAW_BITS:
+            if info.dtype in NOT_IN_NUMPY:
                 raise InvalidArgument(
                     f"npz cannot hold tensor {info.name!r} of {info.dtype}; "
                     "choose the suffix .safetensors or .pt"
