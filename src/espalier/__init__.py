@@ -28,6 +28,7 @@ _HOMES = {
     "espalier.pruning": ["Pruner", "diagonal_fisher", "prune"],
     "espalier.quantization.curvature": ["collect_curvature"],
     "espalier.quantization.norms": ["reestimate_batchnorm"],
+    "espalier.quantization.quantize": ["quantize"],
     "espalier.quantization.rd": ["quantize_rd", "search_lambda"],
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.recipe": ["run_recipe"],
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from espalier.pruning import Pruner, diagonal_fisher, prune
     from espalier.quantization.curvature import collect_curvature
     from espalier.quantization.norms import reestimate_batchnorm
+    from espalier.quantization.quantize import quantize
     from espalier.quantization.rd import quantize_rd, search_lambda
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.recipe import run_recipe
@@ -110,6 +112,7 @@ __all__ = [
     "prune",
     "prune_filters",
     "prune_filters_layerwise",
+    "quantize",
     "quantize_rd",
     "reestimate_batchnorm",
     "run_recipe",

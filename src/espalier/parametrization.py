@@ -1,4 +1,4 @@
-"""Masks and codebooks on the user's own module, as ``torch.nn.utils.parametrize`` parametrizations.
+"""Masks, codebooks and grids on the user's own module, by ``torch.nn.utils.parametrize``.
 
 The model is the state. A pruned weight is ``where(mask, latent, 0)``; a shared weight is
 ``codebook[codes]``, and then the parameter that the optimizer sees *is* the codebook. So zeros stay
@@ -12,6 +12,8 @@ pruned (:class:`Mask`)               ``original`` (dense), ``0.mask``
 shared (:class:`SharedWeight`)       ``original`` (the codebook), ``0.codes``
 shared, codes refreshed              ``original`` (dense), ``0.codes``, ``0.codebook``
 (:class:`LatentSharedWeight`)
+on a grid                            ``original`` (dense), ``0.method``, ``0.scales``,
+(:class:`QuantizedWeight`)           ``0.zeros``, and ``0.mask`` if pruned
 ===================================  =====================================================
 """
 
@@ -23,7 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from espalier.errors import InvalidArgument
+from espalier.errors import EspalierError, InvalidArgument
+from espalier.quantized_inputs import (
+    check_layers,
+    grids_in,
+    remove_input_grids,
+    set_input_grids,
+)
+from espalier.quantized_weight import QuantizedWeight
 from espalier.targets import Target, find_targets, unwrap
 
 PRUNED = 0
@@ -150,11 +159,15 @@ class LatentSharedWeight(SharedWeight):
         return changed
 
 
-def current(target: Target) -> Mask | SharedWeight | None:
+Held = Mask | SharedWeight | QuantizedWeight
+"""What of Espalier's can stand between a parameter and the weight."""
+
+
+def current(target: Target) -> Held | None:
     """Espalier's parametrization of ``target``, or None where it is a plain parameter."""
     held = target.sites[0].parametrizations
     found = held[0] if held is not None else None
-    return found if isinstance(found, Mask | SharedWeight) else None
+    return found if isinstance(found, Held) else None
 
 
 def mask_of(target: Target) -> Tensor | None:
@@ -164,15 +177,17 @@ def mask_of(target: Target) -> Tensor | None:
             return held.mask
         case SharedWeight() as held:
             return held.codes > PRUNED
+        case QuantizedWeight() as held:
+            return held.mask
         case _:
             return None
 
 
 @torch.no_grad()
-def set_mask(target: Target, mask: Tensor) -> Mask | SharedWeight:
+def set_mask(target: Target, mask: Tensor) -> Held:
     """Prune ``target`` where ``mask`` is False.
 
-    A plain weight gets a :class:`Mask`, a masked one has its mask replaced. On a shared weight the
+    A plain weight gets a :class:`Mask`, one that has a mask gets this one. On a shared weight the
     pruned codes become 0 and stay so: what was pruned before cannot come back.
     """
     held = current(target)
@@ -181,6 +196,8 @@ def set_mask(target: Target, mask: Tensor) -> Mask | SharedWeight:
             held.mask.copy_(mask)
         case SharedWeight():
             held.codes.mul_(mask)
+        case QuantizedWeight():
+            held.mask = _laid_out(mask, target.value)
         case _:
             held = Mask(_laid_out(mask, target.value))
             _register(target, held)
@@ -203,6 +220,13 @@ def set_codes(target: Target, codes: Tensor, codebook: Tensor, *, latent: bool) 
         target.latent.grad = None
     _register(target, shared)
     return shared
+
+
+@torch.no_grad()
+def set_grid(target: Target, quantized: QuantizedWeight) -> None:
+    """Put ``target`` on a grid, in the place of what was there; its weight becomes the latent."""
+    release(target)
+    _register(target, quantized)
 
 
 @torch.no_grad()
@@ -291,24 +315,43 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
     True
     """
     targets = {name: target for target in find_targets(model) for name in target.names}
-    wanted = _parametrized_names(state_dict)
-    for name, parts in wanted.items():
-        field = parts.get("0.mask", parts.get("0.codes"))
-        if field is None:
-            continue
-        if name not in targets:
-            raise InvalidArgument(f"the checkpoint has {name}, parametrized; the model has no such")
-        if field.shape != targets[name].value.shape:
-            raise InvalidArgument(
-                f"{name}: the checkpoint's shape {tuple(field.shape)} is not the model's "
-                f"{tuple(targets[name].value.shape)}"
-            )
+    wanted = {
+        name: parts
+        for name, parts in _parametrized_names(state_dict).items()
+        if {"0.mask", "0.codes", "0.method"} & set(parts)
+    }
+    made = {name: _made(name, parts, targets) for name, parts in wanted.items()}
+    grids = grids_in(state_dict)
+    check_layers(model, grids)
     for target in targets.values():
-        held = [wanted[name] for name in target.names if name in wanted]
+        held = [name for name in target.names if name in wanted]
         if held and current(target) is None:
-            _attach_one(target, held[0])
+            _attach_one(target, wanted[held[0]], made[held[0]])
+    set_input_grids(model, grids)
     unwrap(model).load_state_dict(state_dict, strict=strict)
     return model
+
+
+def _made(
+    name: str, parts: dict[str, Tensor], targets: dict[str, Target]
+) -> QuantizedWeight | None:
+    """The grid of a checkpoint's weight, if it has one; refuses what does not fit the model."""
+    if name not in targets:
+        raise InvalidArgument(f"the checkpoint has {name}, parametrized; the model has no such")
+    target, on_grid = targets[name], "0.method" in parts
+    fields = ("original",) if on_grid else ("0.mask", "0.codes")
+    shape = next((tuple(parts[field].shape) for field in fields if field in parts), ())
+    if shape != target.value.shape:
+        raise InvalidArgument(
+            f"{name}: the checkpoint's shape {shape} is not the model's {tuple(target.value.shape)}"
+        )
+    if not on_grid:
+        return None
+    own = {part.removeprefix("0."): value for part, value in parts.items()}
+    try:
+        return QuantizedWeight.like(own, target.value.shape, target.latent.device)
+    except (EspalierError, KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"{name}: its grid cannot be read: {error}") from None
 
 
 def _parametrized_names(state_dict: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -322,9 +365,11 @@ def _parametrized_names(state_dict: dict[str, Any]) -> dict[str, dict[str, Tenso
     return found
 
 
-def _attach_one(target: Target, parts: dict[str, Tensor]) -> None:
+def _attach_one(target: Target, parts: dict[str, Tensor], made: QuantizedWeight | None) -> None:
     original = parts.get("original")
-    if "0.mask" in parts:
+    if made is not None:
+        set_grid(target, made)
+    elif "0.mask" in parts:
         set_mask(target, torch.ones_like(target.value, dtype=torch.bool))
     elif "0.codes" in parts and original is not None:
         device, dtype = target.latent.device, target.latent.dtype
@@ -343,4 +388,5 @@ def finalize(model: nn.Module) -> nn.Module:
     """
     for target in find_targets(model):
         release(target)
+    remove_input_grids(model)
     return model

@@ -164,7 +164,7 @@ def _rows(part: Any, n: int) -> range:
     return range(part % n, part % n + 1)
 
 
-def _positions_within(positions: Array, start: int, stop: int) -> tuple[slice, Array]:
+def positions_within(positions: Array, start: int, stop: int) -> tuple[slice, Array]:
     """Which positions lie from ``start`` to ``stop``, and how far behind ``start``."""
     low, high = np.searchsorted(positions, (start, stop))
     within = positions[low:high]
@@ -188,7 +188,8 @@ def _check_values(values: Array, dtype: str, what: str) -> None:
         )
 
 
-def _check_positions(positions: Array, size: int) -> None:
+def check_positions(positions: Array, size: int) -> None:
+    """Refuse positions that are not 1-D int64, strictly rising, below ``size``."""
     if positions.ndim != 1 or positions.dtype != np.int64:
         raise InvalidArgument(
             f"positions must be 1-D int64, not {positions.ndim}-D {positions.dtype}"
@@ -201,7 +202,8 @@ def _check_positions(positions: Array, size: int) -> None:
         )
 
 
-def _check_codes(codes: Array, codebook: Array, n: int) -> None:
+def check_codes(codes: Array, levels: int, n: int, what: str = "the codebook of") -> None:
+    """Refuse codes that are not ``n``, or not below ``levels``; ``what`` has them, for messages."""
     if codes.ndim != 1 or codes.dtype not in _CODES:
         raise InvalidArgument(
             f"codes must be 1-D uint8 or uint16, not {codes.ndim}-D {codes.dtype}"
@@ -210,7 +212,7 @@ def _check_codes(codes: Array, codebook: Array, n: int) -> None:
     if n:
         # A view of one code with stride 0 may stand for any number of elements.
         most = int(codes[0] if codes.strides == (0,) else codes.max())
-        _require(most < codebook.size, f"code {most} is outside the codebook of {codebook.size}")
+        _require(most < levels, f"code {most} is outside {what} {levels}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,12 +252,12 @@ class Sparse(CompressedTensor):
 
     def flat(self, start: int, stop: int) -> Array:
         out = np.zeros(stop - start, storage_dtype(self.dtype))
-        part, at = _positions_within(self.positions, start, stop)
+        part, at = positions_within(self.positions, start, stop)
         out[at] = self.values[part]
         return out
 
     def _check(self) -> None:
-        _check_positions(self.positions, self.size)
+        check_positions(self.positions, self.size)
         _check_values(self.values, self.dtype, "values")
         _require(
             self.values.size == self.positions.size,
@@ -282,7 +284,7 @@ class Codebook(CompressedTensor):
 
     def _check(self) -> None:
         _check_values(self.codebook, self.dtype, "codebook")
-        _check_codes(self.codes, self.codebook, self.size)
+        check_codes(self.codes, self.codebook.size, self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,14 +301,14 @@ class SparseCodebook(CompressedTensor):
 
     def flat(self, start: int, stop: int) -> Array:
         out = np.zeros(stop - start, storage_dtype(self.dtype))
-        part, at = _positions_within(self.positions, start, stop)
+        part, at = positions_within(self.positions, start, stop)
         out[at] = self.codebook[self.codes[part]]
         return out
 
     def _check(self) -> None:
-        _check_positions(self.positions, self.size)
+        check_positions(self.positions, self.size)
         _check_values(self.codebook, self.dtype, "codebook")
-        _check_codes(self.codes, self.codebook, int(self.positions.size))
+        check_codes(self.codes, self.codebook.size, int(self.positions.size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from espalier.container import Ledger, Reader, write
 from espalier.errors import FormatError, InvalidArgument
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
+from espalier.grids import GRIDS
 from espalier.parametrization import (
     PRUNED,
     Mask,
@@ -22,8 +24,19 @@ from espalier.parametrization import (
     finalize,
     parameter_rank,
     set_codes,
+    set_grid,
     set_mask,
 )
+from espalier.quantized_inputs import (
+    INPUTS_KEY,
+    check_layers,
+    grids_from_json,
+    grids_to_json,
+    input_grids,
+    is_input_quantizer,
+    set_input_grids,
+)
+from espalier.quantized_weight import QuantizedWeight
 from espalier.state import (
     Array,
     Codebook,
@@ -32,6 +45,7 @@ from espalier.state import (
     Dense,
     Sparse,
     SparseCodebook,
+    count,
     storage_dtype,
 )
 from espalier.structure.edit import StructuralEdit, edit_from_json, edits_of, perform
@@ -82,6 +96,8 @@ def compressed_tensor(target: Target) -> CompressedTensor:
     match held:
         case SharedWeight():
             return _shared(target, held)
+        case QuantizedWeight():
+            return _on_grid(target, held)
         case Mask():
             dtype, values = to_array(target.value)
             # Not the nonzeros: a kept weight may be zero, and has its place all the same.
@@ -98,12 +114,39 @@ def _shared(target: Target, held: SharedWeight) -> CompressedTensor:
     codes = held.codes.cpu().numpy().reshape(-1).astype(np.int64)
     positions = np.flatnonzero(codes != PRUNED)
     used, codes = np.unique(codes[positions], return_inverse=True)  # centroids that lost all go
-    narrow = codes.astype(np.uint8 if used.size <= 256 else np.uint16)
-    codebook = codebook[used - 1]
-    shape = tuple(held.codes.shape)
-    if positions.size == held.codes.numel():
+    return _with_codebook(tuple(held.codes.shape), dtype, positions, codes, codebook[used - 1])
+
+
+def _with_codebook(
+    shape: tuple[int, ...], dtype: str, positions: Array, codes: Array, codebook: Array
+) -> CompressedTensor:
+    """Shared weights at ``positions``, which may be all."""
+    narrow = codes.astype(np.uint8 if codebook.size <= 256 else np.uint16)
+    if positions.size == count(shape):
         return Codebook(shape, dtype, narrow, codebook)
     return SparseCodebook(shape, dtype, positions.astype(np.int64), narrow, codebook)
+
+
+def _on_grid(target: Target, held: QuantizedWeight) -> CompressedTensor:
+    """Numbers at scales; a codebook, where numbers below zero have a scale of their own."""
+    found = held.on_grid(target.latent)
+    shape, dtype = tuple(target.value.shape), dtype_name(target.value.dtype)
+    numbers = found.numbers.cpu().numpy().reshape(-1).astype(np.int32)
+    positions = np.arange(numbers.size)
+    if held.mask is not None:
+        positions = np.flatnonzero(held.mask.cpu().numpy().reshape(-1))
+        numbers = numbers[positions]
+    if held.grid.parts == 2:
+        used, codes = np.unique(numbers, return_inverse=True)
+        values = held.grid.values(torch.from_numpy(used[None]), found.scales.cpu(), None)
+        _, codebook = to_array(values.to(target.value.dtype))
+        return _with_codebook(shape, dtype, positions, codes.reshape(-1), codebook)
+    _, scales = to_array(found.scales.to(_DTYPES[scale_dtype(dtype)]))
+    _, zeros = to_array(found.zeros.to(torch.int16))
+    first, stride, levels = held.grid.numbers
+    codes = ((numbers - first) // stride).astype(np.uint8 if levels <= 256 else np.uint16)
+    fields = (shape, dtype, codes, scales, zeros, held.block, first, stride, levels)
+    return FixedPoint(*fields) if held.mask is None else SparseFixedPoint(*fields, positions)
 
 
 def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> CompressedModel:
@@ -141,6 +184,8 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     plain: dict[str, dict[str, Tensor]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for key, value in model.state_dict(keep_vars=True).items():
+        if is_input_quantizer(key):
+            continue
         path, _, name = key.rpartition(".")
         if name == "_extra_state":
             raise InvalidArgument(
@@ -208,11 +253,15 @@ def save(
 
 
 def _with_edits(model: nn.Module, metadata: Mapping[str, Any] | None) -> CompressedModel:
-    """The model's tensors, and what was changed in its structure."""
-    if EDITS_KEY in (metadata or {}):
-        raise InvalidArgument(f"metadata: the key {EDITS_KEY!r} is Espalier's own")
-    edits = [edit.to_json() for edit in edits_of(model)]
-    return read_model(model, dict(metadata or {}) | ({EDITS_KEY: edits} if edits else {}))
+    """The model's tensors, what was changed in its structure, and how inputs are quantized."""
+    own = {
+        EDITS_KEY: [edit.to_json() for edit in edits_of(model)],
+        INPUTS_KEY: grids_to_json(input_grids(model)),
+    }
+    for key in own:
+        if key in (metadata or {}):
+            raise InvalidArgument(f"metadata: the key {key!r} is Espalier's own")
+    return read_model(model, dict(metadata or {}) | {key: v for key, v in own.items() if v})
 
 
 def stored_edits(metadata: Mapping[str, Any]) -> list[StructuralEdit]:
@@ -239,6 +288,7 @@ def load(
         arrays = reader.arrays()
         dense = {name: to_tensor(arrays[name], reader.entry(name).dtype) for name in names}
         edits = stored_edits(reader.metadata)
+        grids = grids_from_json(reader.metadata.get(INPUTS_KEY, {}))
     dense |= {alias: dense[name] for alias, name in aliases.items()}
     state = {name: dense[name] for name in order}
     if into is None:
@@ -249,9 +299,11 @@ def load(
         fresh = copy.deepcopy(into)  # so that what does not fit leaves the model as it was
         perform(fresh, edits)
     _check_fit(fresh, state, strict)
+    check_layers(fresh, grids)
     perform(into, edits)
     finalize(into)
     unwrap(into).load_state_dict(state, strict=strict)
+    set_input_grids(into, grids)
     if trainable:
         for target in find_targets(into):
             if target.name in tensors and not target.obstacle:
@@ -300,3 +352,19 @@ def _parametrize(target: Target, tensor: CompressedTensor) -> None:
             codebook = to_tensor(tensor.codebook, tensor.dtype).to(target.latent)
             narrow = codes.view(tensor.shape).to(device, codes_dtype(codebook.numel()))
             set_codes(target, narrow, codebook, latent=False)
+        case FixedPoint():
+            _set_numbers(target, tensor)
+
+
+def _set_numbers(target: Target, tensor: FixedPoint) -> None:
+    """Put numbers and scales on a weight; the file does not say by which method they came."""
+    device, wide = target.latent.device, scale_dtype(tensor.dtype)
+    grid = GRIDS.make("numbers", first=tensor.first, stride=tensor.stride, levels=tensor.levels)
+    mask = None
+    if isinstance(tensor, SparseFixedPoint):
+        mask = torch.zeros(tensor.size, dtype=torch.bool)
+        mask[torch.from_numpy(tensor.positions)] = True
+        mask = mask.view(tensor.shape).to(device)
+    scales = to_tensor(tensor.scales, wide).view(-1, 1).to(device)
+    zeros = to_tensor(tensor.zeros, "int16").view(-1, 1).to(device)
+    set_grid(target, QuantizedWeight(grid, tensor.block, scales, zeros, mask))

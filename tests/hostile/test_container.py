@@ -292,7 +292,7 @@ def test_mutated_directories_are_read_or_refused():
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        (one([(0, bytes(16))], kind=9), CorruptFile, "tensor 'x': kind 9 is not known"),
+        (one([(0, bytes(16))], kind=11), CorruptFile, "tensor 'x': kind 11 is not known"),
         (one([(0, bytes(16))], kind=0), CorruptFile, "kind 0"),
         (one([(0, bytes(16))], dtype=0), CorruptFile, "dtype 0 is not known"),
         (one([(0, bytes(16))], dtype=18), CorruptFile, "dtype 18"),

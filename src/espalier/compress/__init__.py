@@ -6,17 +6,16 @@ without retraining.
 """
 
 from espalier.compress.checkpoint import Outcome, Summary, compress_checkpoint, compress_tensor
-from espalier.compress.plan import AUTO, FLOATS, Step, kind_of, plan
+from espalier.compress.plan import AUTO, Step, kind_of, plan
 from espalier.compress.weights import (
     AUTO_ERROR,
     EXACT,
     Error,
-    from_numbers,
     magnitude_positions,
     measure,
     share,
-    to_numbers,
 )
+from espalier.fixed_point import FLOATS, from_numbers, to_numbers
 
 __all__ = [
     "AUTO",

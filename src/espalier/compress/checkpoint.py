@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from espalier.compress.exact import keep_exactly
-from espalier.compress.plan import AUTO, FLOATS, Bits, ByName, Choice, Step, plan
+from espalier.compress.plan import AUTO, Bits, ByName, Choice, Step, plan
 from espalier.compress.rate import quantize, quantize_within
-from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share, to_numbers
+from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share
 from espalier.container import Ledger, Writer
 from espalier.container.writer import Encoded
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import FLOATS, to_numbers
 from espalier.interop import Checkpoint, TensorInfo
 from espalier.parallel import in_order, job_count
 from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook

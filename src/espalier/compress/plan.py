@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import FLOATS
 from espalier.interop import TensorInfo
 from espalier.options import Lookup, check_bits, check_density, check_lambda
 
@@ -19,9 +20,6 @@ LOSSLESS = "lossless"
 Bits = int | str | None
 Choice = int | str | Mapping[str, Bits] | None
 ByName = float | Mapping[str, float | None] | None
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Dtypes whose weights are pruned and shared; all others are kept exactly."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 
-from espalier.compress.weights import from_numbers, measure, to_numbers
+from espalier.compress.weights import measure
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import from_numbers, to_numbers
 from espalier.quantization.grid import Layer
 from espalier.state import Array
 

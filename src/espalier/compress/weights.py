@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espalier.compress.plan import AUTO
-from espalier.floats import widened
+from espalier.fixed_point import from_numbers, to_numbers
 from espalier.options import kept_count
 from espalier.quantization.assignment import assign
 from espalier.quantization.kmeans import Clustering, kmeans_1d
@@ -75,21 +75,6 @@ def magnitude_positions(flat: Array, density: float) -> Array:
     above = np.flatnonzero(size > threshold)
     ties = np.flatnonzero(size == threshold)[: keep - above.size]
     return np.sort(np.concatenate([above, ties])).astype(np.int64)
-
-
-def to_numbers(array: Array, dtype: str) -> Array:
-    """The values of a float tensor given in its storage dtype: float32, or float64 for float64."""
-    values = widened(array, dtype)
-    return values if dtype == "float64" else values.astype(np.float32, copy=False)
-
-
-def from_numbers(values: Array, dtype: str) -> Array:
-    """Float values in the storage dtype of ``dtype``, rounded to nearest, ties to even."""
-    if dtype != "bfloat16":
-        return values.astype(storage_dtype(dtype))
-    bits = values.astype(np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded >> np.uint32(16)).astype(np.uint16)
 
 
 def share(values: Array, bits: int | str, dtype: str) -> tuple[Array, Array]:

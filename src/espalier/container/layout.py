@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, InvalidArgument, UnsupportedVersion
+from espalier.fixed_point import FLOATS, MAX_NUMBER, grid_shape
 from espalier.state import count
 
 MAGIC = b"\x89ESP\r\n\x1a\n"
@@ -26,7 +27,9 @@ HEADER_BYTES = len(MAGIC) + 1
 END_MAGIC = b"\x89esp"
 FOOTER_BYTES = 4 + 4 + len(END_MAGIC)
 
-FEATURES: frozenset[str] = frozenset()
+GRID = "fixed-point"
+"""Name of the feature of files with fixed-point tensors."""
+FEATURES: frozenset[str] = frozenset({GRID})
 """Names of the required features beyond version 2 that this reader has."""
 
 COPY = "copy"
@@ -46,10 +49,14 @@ KINDS = {
     FILE: 6,
     PACK: 7,
     PACKED: 8,
+    "fixed point": 9,
+    "sparse fixed point": 10,
 }
 KIND_NAMES = {number: name for name, number in KINDS.items()}
-SPARSE = ("sparse", "sparse codebook")
-SHARED = ("codebook", "sparse codebook")
+SPARSE = ("sparse", "sparse codebook", "sparse fixed point")
+ON_GRID = ("fixed point", "sparse fixed point")
+SHARED = ("codebook", "sparse codebook", *ON_GRID)
+"""Kinds with codes."""
 STREAMS = {
     "dense": ("values",),
     "sparse": ("positions", "values"),
@@ -59,6 +66,8 @@ STREAMS = {
     FILE: ("values",),
     PACK: ("values",),
     PACKED: (),
+    "fixed point": ("codes", "scales", "zeros"),
+    "sparse fixed point": ("positions", "codes", "scales", "zeros"),
 }
 """The streams of each kind, in the order of the chunk."""
 _STREAM_FIELDS = {
@@ -110,12 +119,21 @@ class StreamEntry(NamedTuple):
     length: int
 
 
+class Numbers(NamedTuple):
+    """Of a fixed-point tensor: the numbers that its codes stand for, and its blocks."""
+
+    first: int
+    stride: int
+    block: tuple[int, ...]
+
+
 class Entry(NamedTuple):
     """Of one tensor, what the directory says.
 
     ``streams`` are in the order of :data:`STREAMS`. ``offset`` and ``header_bytes`` are not stored:
     they follow from the entries before, and from the entry itself. ``original`` is the index, from
-    0, of the entry that a copy has everything from but its name; -1 for any other kind.
+    0, of the entry that a copy has everything from but its name; -1 for any other kind. ``numbers``
+    are a fixed-point tensor's.
     """
 
     name: str
@@ -129,6 +147,12 @@ class Entry(NamedTuple):
     offset: int = 0
     header_bytes: int = 0
     original: int = -1
+    numbers: Numbers | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How many scales a fixed-point tensor has."""
+        return count(grid_shape(self.shape, self.numbers.block)) if self.numbers else 0
 
     @property
     def length(self) -> int:
@@ -263,6 +287,9 @@ def encode_entry(entry: Entry, names: Names) -> bytes:
         parts.append(varint(entry.stored))
     if entry.kind in SHARED:
         parts.append(varint(entry.levels))
+    if entry.numbers is not None:
+        first, stride, block = entry.numbers
+        parts += map(varint, (2 * first if first >= 0 else -2 * first - 1, stride, *block))
     for stream in entry.streams:
         parts += [bytes([stream.method]), varint(stream.length)]
     parts.append(entry.crc.to_bytes(4, "little"))
@@ -291,11 +318,12 @@ def _decode_copy(
     index = cursor.varint("original")
     if index >= len(before):
         raise CorruptFile(f"it is a copy of entry {index}, and {len(before)} are before it")
-    _, kind, dtype, shape, stored, levels, *_ = before[index]
+    _, kind, dtype, shape, stored, levels, *_ = of = before[index]
     if kind in (COPY, FILE, PACK):
         raise CorruptFile(f"it is a copy of entry {index}, which is a {kind}")
     size = cursor.at - start
-    return Entry(name, COPY, dtype, shape, stored, levels, (), 0, offset, size, index)
+    fields = (name, COPY, dtype, shape, stored, levels, (), 0, offset, size, index)
+    return Entry(*fields, numbers=of.numbers)
 
 
 def _decode_fields(cursor: Cursor, name: str, kind_and_dims: int, offset: int, start: int) -> Entry:
@@ -321,12 +349,31 @@ def _decode_fields(cursor: Cursor, name: str, kind_and_dims: int, offset: int, s
         stored = cursor.varint("kept elements", elements)
     if kind in SHARED:
         levels = cursor.varint("levels", MAX_LEVELS)
+    numbers = _decode_numbers(cursor, dtype, shape, levels) if kind in ON_GRID else None
     streams = tuple(
         [StreamEntry(cursor.u8(m), cursor.varint(length)) for m, length in _STREAM_FIELDS[kind]]
     )
     crc = cursor.u32("checksum")
     size = cursor.at - start
-    return Entry(name, kind, dtype, shape, stored, levels, streams, crc, offset, size)
+    fields = (name, kind, dtype, shape, stored, levels, streams, crc, offset, size)
+    return Entry(*fields, numbers=numbers)
+
+
+def _decode_numbers(cursor: Cursor, dtype: str, shape: tuple[int, ...], levels: int) -> Numbers:
+    folded = cursor.varint("first number", 2 * MAX_NUMBER)
+    first = -(folded >> 1) - 1 if folded & 1 else folded >> 1
+    stride = cursor.varint("stride", MAX_NUMBER)
+    last = first + stride * max(levels - 1, 0)
+    if not stride or last > MAX_NUMBER:
+        raise CorruptFile(f"numbers from {first} to {last} in steps of {stride}")
+    if dtype not in FLOATS:
+        raise CorruptFile(f"fixed-point tensors are {', '.join(FLOATS)}, not {dtype}")
+    block = tuple([cursor.varint("block", MAX_ELEMENTS) for _ in shape])
+    try:
+        grid_shape(shape, block)
+    except InvalidArgument as error:
+        raise CorruptFile(str(error)) from None
+    return Numbers(first, stride, block)
 
 
 def _check_kind(name: str, kind: str, dtype: str, shape: tuple[int, ...]) -> None:
@@ -358,12 +405,16 @@ def encode_directory(
     names: Names,
     aliases: Mapping[str, int],
     metadata: Mapping[str, Any],
+    features: Sequence[str] = (),
 ) -> bytes:
     """The directory of entries that are already encoded; ``names`` are theirs.
 
-    ``aliases``: the index of the entry that each is a further name of.
+    ``aliases``: the index of the entry that each is a further name of. ``features``: what a reader
+    has to know beyond version 2.
     """
-    parts = [varint(0), varint(len(entries)), *entries]
+    parts = [varint(len(features))]
+    parts += [varint(len(feature)) + feature.encode("ascii") for feature in features]
+    parts += [varint(len(entries)), *entries]
     if aliases:
         fields = [varint(len(aliases))]
         for alias, index in aliases.items():

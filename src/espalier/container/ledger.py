@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from espalier.container.layout import COPY, Entry
+from espalier.container.layout import COPY, SHARED, Entry
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.positions import best_width, fillers_at
+from espalier.fixed_point import scale_dtype
 from espalier.state import storage_dtype
 
 
@@ -25,7 +26,9 @@ class TensorRow:
     Attributes
     ----------
     name, kind, shape, dtype
-        ``kind``: ``"dense"``, ``"sparse"``, ``"codebook"`` or ``"sparse codebook"``; ``"copy"``
+        ``kind``: ``"dense"``, ``"sparse"``, ``"codebook"``, ``"sparse codebook"``, ``"fixed
+        point"`` or ``"sparse fixed point"``, whose scales and zero points count as its codebook;
+        ``"copy"``
         for a tensor that is another one bit for bit, and has no bytes but its header; ``"packed"``
         for a small one that is coded together with others: its bytes are its share, by elements.
     elements, stored : int
@@ -157,6 +160,8 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
     """The row of a tensor with ``head`` bytes of entry; ``streams`` by name, measured."""
     item = storage_dtype(entry.dtype).itemsize
     fields: dict[str, Any] = {"tables_bytes": sum(s.table_bytes for s in streams.values())}
+    if entry.numbers is not None and streams:
+        streams = _with_codebook(streams)
     for name, stream in streams.items():
         fields[f"{name}_bytes"] = stream.payload_bytes
         fields[f"{name}_coder"] = stream.coder
@@ -165,7 +170,7 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
             if stream.histogram is not None:
                 fields[f"{name}_bits_entropy"] = stream.histogram.entropy_bits
     code_bits = max(entry.levels - 1, 0).bit_length()
-    shared = entry.kind.endswith("codebook")
+    shared = entry.kind in SHARED
     gaps = streams["positions"].histogram if "positions" in streams else None
     width = fillers = 0
     if gaps is not None and entry.stored:
@@ -176,7 +181,10 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
     bytes_pq = bytes_p
     if shared:
         codes = _bytes(code_bits * written)
-        bytes_pq = head + codes + _bytes(width * written) + item * entry.levels
+        book = item * entry.levels
+        if entry.numbers is not None:
+            book = entry.blocks * storage_dtype(scale_dtype(entry.dtype)).itemsize
+        bytes_pq = head + codes + _bytes(width * written) + book
     return TensorRow(
         name=entry.name,
         kind=entry.kind,
@@ -193,6 +201,17 @@ def row_of(entry: Entry, head: int, streams: dict[str, Measured]) -> TensorRow:
         bytes_pq=bytes_pq,
         **fields,
     )
+
+
+def _with_codebook(streams: dict[str, Measured]) -> dict[str, Measured]:
+    """The streams of a fixed-point tensor, with scales and zero points as one."""
+    scales, zeros = streams["scales"], streams["zeros"]
+    both = Measured(
+        scales.payload_bytes + zeros.payload_bytes,
+        scales.table_bytes + zeros.table_bytes,
+        scales.coder,
+    )
+    return {k: v for k, v in streams.items() if k not in ("scales", "zeros")} | {"codebook": both}
 
 
 def packed_row(

@@ -16,7 +16,7 @@ from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, pack
 from espalier.container.remote import is_url, open_url
 from espalier.entropy.codes import decode_codes
 from espalier.entropy.histogram import Histogram
-from espalier.entropy.neighbours import Around
+from espalier.entropy.neighbours import Around, around_numbers
 from espalier.entropy.positions import FREE, decode_positions, gap_histogram
 from espalier.entropy.stream import coder_name
 from espalier.entropy.values import decode_values
@@ -27,6 +27,7 @@ from espalier.errors import (
     TruncatedFile,
     UnsupportedVersion,
 )
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
 from espalier.kernels.gather import gather
 from espalier.state import (
     Array,
@@ -395,6 +396,8 @@ _VARIANTS: dict[str, type[CompressedTensor]] = {
     "sparse": Sparse,
     "codebook": Codebook,
     "sparse codebook": SparseCodebook,
+    "fixed point": FixedPoint,
+    "sparse fixed point": SparseFixedPoint,
 }
 _ORDER = {
     kind: tuple(sorted(enumerate(streams), key=lambda stream: stream[1] == "codes"))
@@ -431,8 +434,11 @@ def decode_tensor(
 ) -> tuple[CompressedTensor, dict[str, int]]:
     """The tensor of :func:`decode_parts`, and the bytes of tables of each stream."""
     parts, tables = decode_parts(entry, chunk)
+    fields: dict[str, Any] = {}
+    if entry.numbers is not None:
+        fields = entry.numbers._asdict() | {"levels": entry.levels}
     try:
-        return _VARIANTS[entry.kind](entry.shape, entry.dtype, **parts), tables
+        return _VARIANTS[entry.kind](entry.shape, entry.dtype, **parts, **fields), tables
     except InvalidArgument as error:
         raise CorruptFile(str(error)) from None
 
@@ -455,10 +461,21 @@ def _stream(
     if name == "positions":
         return decode_positions(method, body, entry.stored, entry.elements, entry.shape)
     if name == "codes":
-        around = Around(entry.shape, parts.get("positions"), parts["codebook"], entry.dtype)
+        around = _around(entry, parts)
         return decode_codes(method, body, entry.stored, entry.levels, around)
+    if entry.numbers is not None:
+        dtype = "int16" if name == "zeros" else scale_dtype(entry.dtype)
+        return decode_values(method, body, entry.blocks, dtype, storage_dtype(dtype))
     n = entry.levels if name == "codebook" else entry.stored
     return decode_values(method, body, n, entry.dtype, storage_dtype(entry.dtype))
+
+
+def _around(entry: Entry, parts: dict[str, Any]) -> Around:
+    positions = parts.get("positions")
+    if entry.numbers is None:
+        return Around(entry.shape, positions, parts["codebook"], entry.dtype)
+    numbers = entry.numbers.first, entry.numbers.stride, entry.levels
+    return around_numbers(entry.shape, positions, numbers, parts["zeros"])
 
 
 def _measure(
@@ -467,10 +484,10 @@ def _measure(
     measured: dict[str, Measured] = {}
     for name, stream in zip(layout.STREAMS[entry.kind], entry.streams, strict=True):
         histogram = None
-        if isinstance(tensor, Sparse | SparseCodebook) and name == "positions":
-            histogram = gap_histogram(tensor.positions)
-        elif isinstance(tensor, Codebook | SparseCodebook) and name == "codes":
-            histogram = Histogram.of(tensor.codes)
+        if name == "positions":
+            histogram = gap_histogram(getattr(tensor, name))
+        elif name == "codes":
+            histogram = Histogram.of(getattr(tensor, name))
         coder, table = coder_name(stream.method), tables[name]
         measured[name] = Measured(stream.length - table, table, coder, histogram)
     return measured

@@ -15,18 +15,19 @@ import numpy as np
 
 from espalier.container import layout
 from espalier.container.atomic import atomic_write
-from espalier.container.layout import Entry, StreamEntry
+from espalier.container.layout import Entry, Numbers, StreamEntry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.entropy.choice import AUTO, Coders, coders_for
 from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.codes import encode_codes
 from espalier.entropy.histogram import is_constant_view
-from espalier.entropy.neighbours import Around
+from espalier.entropy.neighbours import Around, around_numbers
 from espalier.entropy.planes import ROTATED
 from espalier.entropy.positions import encode_positions
 from espalier.entropy.stream import Stream
 from espalier.entropy.values import encode_file, encode_values, starts_of_runs
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
 from espalier.state import (
     Array,
     Codebook,
@@ -54,7 +55,15 @@ def encode_tensor(
         streams[name] = stream
         measured[name] = _measure(stream, histogram)
 
-    if isinstance(tensor, Codebook | SparseCodebook):
+    if isinstance(tensor, FixedPoint):
+        kind, levels = "fixed point", tensor.levels
+        positions = tensor.positions if isinstance(tensor, SparseFixedPoint) else None
+        numbers = tensor.first, tensor.stride, levels
+        around = around_numbers(tensor.shape, positions, numbers, tensor.zeros)
+        put("codes", *encode_codes(tensor.codes, levels, coders, around))
+        put("scales", encode_values(tensor.scales, scale_dtype(tensor.dtype), coders))
+        put("zeros", encode_values(tensor.zeros, "int16", coders))
+    elif isinstance(tensor, Codebook | SparseCodebook):
         levels = int(tensor.codebook.size)
         if levels > layout.MAX_LEVELS:
             raise InvalidArgument(f"a codebook of {levels} levels; 65536 is the limit")
@@ -69,12 +78,18 @@ def encode_tensor(
         kind = "dense"
     else:
         raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
-    if isinstance(tensor, Sparse | SparseCodebook):
+    if isinstance(tensor, Sparse | SparseCodebook | SparseFixedPoint):
         beside = sum(len(stream.body) for stream in streams.values())
         positions, shape = tensor.positions, tensor.shape
         put("positions", *encode_positions(positions, tensor.size, coders, beside, shape))
-        kind = "sparse codebook" if kind == "codebook" else "sparse"
+        kind = "sparse" if kind == "dense" else f"sparse {kind}"
     return kind, levels, streams, measured
+
+
+def _numbers(tensor: CompressedTensor) -> Numbers | None:
+    if not isinstance(tensor, FixedPoint):
+        return None
+    return Numbers(tensor.first, tensor.stride, tuple(int(n) for n in tensor.block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +202,7 @@ class Writer:
         self._files: dict[str, FileRow] = {}
         self._aliases: dict[str, str] = {}
         self._offset = 0
+        self._features: set[str] = set()
         self._done = False
 
     def __enter__(self) -> Self:
@@ -264,6 +280,7 @@ class Writer:
             levels=levels,
             streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
             crc=crc,
+            numbers=_numbers(tensor),
         )
         return Encoded(entry, ordered, measured, sha.digest())
 
@@ -293,6 +310,8 @@ class Writer:
     def _enter(self, entry: Entry) -> int:
         """Put an entry into the directory: the bytes that it takes."""
         written = layout.encode_entry(entry, self._names)
+        if entry.kind in layout.ON_GRID:
+            self._features.add(layout.GRID)
         self._entries.append(written)
         return len(written)
 
@@ -368,7 +387,9 @@ class Writer:
         for dtype in list(self._packs):
             self._write_pack(dtype)
         aliases = {alias: self._indices[name] for alias, name in self._aliases.items()}
-        directory = layout.encode_directory(self._entries, self._names, aliases, self.metadata)
+        directory = layout.encode_directory(
+            self._entries, self._names, aliases, self.metadata, sorted(self._features)
+        )
         if len(directory) >= 1 << 32:
             raise InvalidArgument(
                 f"the directory is {len(directory)} bytes; 2**32 - 1 is the limit"

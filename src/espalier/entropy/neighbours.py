@@ -59,6 +59,22 @@ class Around(NamedTuple):
     dtype: str
 
 
+def around_numbers(
+    shape: tuple[int, ...],
+    positions: Array | None,
+    numbers: tuple[int, int, int],
+    zeros: Array,
+) -> Around:
+    """What the codes of a fixed-point tensor are coded with: differences from the first zero point.
+
+    ``numbers``: the first, the distance of one to the next, and how many there are.
+    """
+    first, stride, levels = numbers
+    middle = int(zeros[0]) if zeros.size else 0
+    differences = np.arange(levels, dtype=np.int32) * stride + (first - middle)
+    return Around(shape, positions, differences.astype("<i4"), "int32")
+
+
 def rows_and_places(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Rows, columns and places of a kernel, of a tensor with elements.
 

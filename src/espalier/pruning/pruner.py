@@ -10,7 +10,7 @@ from torch import nn
 
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup, check_density
-from espalier.parametrization import Mask, SharedWeight, current
+from espalier.parametrization import Mask, current
 from espalier.pruning.api import Densities, PruneReport, apply, choose, fisher_for, score
 from espalier.pruning.criterion import CRITERIA, Criterion
 from espalier.pruning.fisher import Batches, Loss
@@ -71,9 +71,10 @@ class Pruner:
         chosen, skipped = select(model, Lookup(density, "density", check_density))
         self._targets = [target for target, _ in chosen]
         self._densities = [value for _, value in chosen]
-        shared = [t.name for t in self._targets if isinstance(current(t), SharedWeight)]
-        if self.schedule.regrows and shared:
-            raise InvalidArgument(f"weights that are shared cannot regrow: {', '.join(shared)}")
+        fast = [t.name for t in self._targets if not isinstance(current(t), Mask | None)]
+        if self.schedule.regrows and fast:
+            names = ", ".join(fast)
+            raise InvalidArgument(f"weights that are quantized or shared cannot regrow: {names}")
         self.scope, self._batches, self._loss, self._seed = scope, batches, loss, seed
         self._skipped = tuple(skipped)
         self.steps_done = 0

@@ -1,0 +1,1 @@
+"""Grids, one file each."""

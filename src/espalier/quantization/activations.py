@@ -1,0 +1,129 @@
+"""Ranges of what enters a layer, seen in a few batches, and the grids for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from espalier.errors import InvalidArgument
+from espalier.grids.calibration import Range
+from espalier.modes import evaluating
+from espalier.options import Lookup
+from espalier.quantized_inputs import InputGrid, remove_input_grids, set_input_grids
+from espalier.targets import unwrap
+
+SEEN = 1 << 15
+"""Values of each batch that are kept, evenly spaced, beside its least and its largest."""
+OPTIONS = {"symmetric", "power_of_two", "calibration", "percentile"}
+
+
+@dataclass
+class _Seen:
+    """Of one layer's inputs: some values, and how far they reach."""
+
+    values: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Tensor) -> None:
+        flat = x.detach().flatten()
+        if flat.numel():
+            ends = torch.stack(flat.aminmax())
+            self.values.append(torch.cat([flat[:: -(-flat.numel() // SEEN)], ends]).float().cpu())
+
+
+@torch.no_grad()
+def calibrate_inputs(
+    model: nn.Module,
+    bits: int | Mapping[str, int | None],
+    batches: list[Any],
+    weights: list[str],
+    options: Mapping[str, Any],
+) -> dict[str, InputGrid]:
+    """Quantize what enters the layers of these weights; returns the grids.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gets a quantizer before each of the layers; any that were there before go.
+    bits : int or mapping
+        By ``"*"`` and by name pattern of the layers.
+    batches : list of inputs, or of (inputs, targets)
+    weights : list of str
+        Names of weights that are quantized.
+    options : mapping
+        As of :func:`espalier.quantize`.
+    """
+    unknown = sorted(set(options) - OPTIONS)
+    if unknown:
+        raise InvalidArgument(
+            f"activation_options: takes {', '.join(sorted(OPTIONS))}, not {', '.join(unknown)}"
+        )
+    modules = dict(unwrap(model).named_modules())
+    layers = [name.rpartition(".")[0] for name in weights]
+    layers = [name for name in layers if isinstance(modules[name], _LAYERS)]
+    widths = Lookup(bits, "activations", _check_bits).resolve(
+        [((name, f"{name}.weight"), _kind(modules[name])) for name in layers]
+    )
+    wanted = {name: b for name, b in zip(layers, widths, strict=True) if b is not None}
+    ranges = {name: _range(b, options) for name, b in wanted.items()}
+    remove_input_grids(model)
+    seen = _look(model, list(wanted), batches)
+    grids = {name: _grid(ranges[name], found) for name, found in seen.items()}
+    set_input_grids(model, grids)
+    return grids
+
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def _kind(module: nn.Module) -> str:
+    return "linear" if isinstance(module, nn.Linear) else "conv"
+
+
+def _check_bits(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 16:
+        return value
+    raise InvalidArgument(f"activations must be an integer from 2 to 16, not {value!r}")
+
+
+def _range(bits: int, options: Mapping[str, Any]) -> Range:
+    how: dict[str, Any] = {
+        "symmetric": False,
+        "calibration": "percentile",
+        "percentile": 99.99,
+    } | dict(options)
+    half = 1 << (bits - 1)
+    low, high = (1 - half, half - 1) if how["symmetric"] else (0, 2 * half - 1)
+    return Range(low, high, **how)
+
+
+def _look(model: nn.Module, layers: list[str], batches: list[Any]) -> dict[str, _Seen]:
+    """What enters the layers as the network runs."""
+    plain = unwrap(model)
+    seen = {name: _Seen() for name in layers}
+
+    def look(name: str) -> Any:
+        return lambda _module, inputs: seen[name].add(inputs[0])
+
+    handles = [plain.get_submodule(n).register_forward_pre_hook(look(n)) for n in layers]
+    try:
+        with evaluating(model):
+            for batch in batches:
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, found in seen.items():
+        if not found.values:
+            raise InvalidArgument(f"activations: nothing enters {name} in these batches")
+    return seen
+
+
+def _grid(wanted: Range, seen: _Seen) -> InputGrid:
+    values = torch.cat(seen.values).double().numpy()[None]
+    scales, zeros = wanted.fit(values, np.ones_like(values, np.bool_))
+    return InputGrid(float(scales[0, 0]), int(zeros[0, 0]), wanted.low, wanted.high)
