@@ -10,11 +10,11 @@ lie, overlap or leave a hole.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from espalier.container.checksum import crc32
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, InvalidArgument, UnsupportedVersion
 from espalier.fixed_point import FLOATS, MAX_NUMBER, grid_shape
@@ -191,7 +191,7 @@ def header() -> bytes:
 def footer(directory: bytes) -> bytes:
     """The last bytes of a file with that directory; the checksum covers header and length too."""
     length = len(directory).to_bytes(4, "little")
-    crc = zlib.crc32(length, zlib.crc32(directory, zlib.crc32(header())))
+    crc = crc32(length, crc32(directory, crc32(header())))
     return length + crc.to_bytes(4, "little") + END_MAGIC
 
 

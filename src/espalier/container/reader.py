@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
 
 from espalier.container import layout
+from espalier.container.checksum import crc32
 from espalier.container.layout import Entry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.container.remote import is_url, open_url
@@ -276,7 +276,7 @@ class Reader:
                     read += n
         if read != entry.length:
             raise TruncatedFile(f"{entry.length} bytes are declared, {read} were read")
-        if zlib.crc32(chunk) != entry.crc:
+        if crc32(chunk) != entry.crc:
             raise CorruptFile("the checksum does not match")
         return chunk
 

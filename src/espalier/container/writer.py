@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +14,7 @@ import numpy as np
 
 from espalier.container import layout
 from espalier.container.atomic import atomic_write
+from espalier.container.checksum import crc32
 from espalier.container.layout import Entry, Numbers, StreamEntry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.entropy.choice import AUTO, Coders, coders_for
@@ -269,7 +269,7 @@ class Writer:
         crc, sha = 0, hashlib.sha256()
         ordered = tuple(streams[stream] for stream in layout.STREAMS[kind])
         for stream in ordered:
-            crc = zlib.crc32(stream.body, crc)
+            crc = crc32(stream.body, crc)
             sha.update(stream.body)
         entry = Entry(
             name="",
@@ -329,7 +329,7 @@ class Writer:
         values = np.concatenate([member.values for member in members])
         stream = encode_values(values, dtype, self._coders)
         method = StreamEntry(stream.method, len(stream.body))
-        crc, n = zlib.crc32(stream.body), values.size
+        crc, n = crc32(stream.body), values.size
         pack = Entry("", layout.PACK, dtype, (n,), n, 0, (method,), crc)
         self._write(stream.body)
         head, measured = self._enter(pack), _measure(stream)
@@ -361,7 +361,7 @@ class Writer:
                 stored=len(piece),
                 levels=0,
                 streams=(method,),
-                crc=zlib.crc32(stream.body),
+                crc=crc32(stream.body),
             )
             self._write(stream.body)
             size += len(piece)
