@@ -37,6 +37,7 @@ _HOMES = {
     "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.structure.merge": ["merge", "merge_layerwise", "parameter_groups"],
+    "espalier.export.onnx": ["export_onnx"],
     "espalier.loading": ["load"],
     "espalier.torch_io": ["save"],
     "espalier.training": ["Distiller", "evaluate", "train"],
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         UnknownMethod,
         UnsupportedVersion,
     )
+    from espalier.export.onnx import export_onnx
     from espalier.loading import load
     from espalier.parametrization import attach, finalize
     from espalier.pruning import Pruner, diagonal_fisher, prune
@@ -101,6 +103,7 @@ __all__ = [
     "diagonal_fisher",
     "edits_of",
     "evaluate",
+    "export_onnx",
     "factorize",
     "finalize",
     "fold_batch_norms",

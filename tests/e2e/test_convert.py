@@ -61,7 +61,7 @@ def test_convert_says_what_it_did(espalier, tiny, tmp_path):
 def test_what_is_refused_leaves_nothing(fails, tiny, tmp_path):
     net, prototxt = tiny
     esp = tmp_path / "out.esp"
-    assert "Missing option '--prototxt'" in fails("convert", net, "-o", esp, status=2)
+    assert "needs --prototxt" in fails("convert", net, "-o", esp, status=2)
     assert "no such file" in fails("convert", "no.net", "--prototxt", prototxt, "-o", esp)
     line = fails("convert", prototxt, "--prototxt", prototxt, "-o", esp)
     assert "is this a Deep Compression file" in line

@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from espalier.interop import Content
 
 MAX_WIDTH = 1000
 
@@ -121,6 +125,20 @@ def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+def save(what: str, content: Content, output: Path, force: bool, quiet: bool) -> None:
+    """Write a checkpoint, with a bar of the bytes of tensors."""
+    from espalier.interop import counted, save_checkpoint
+
+    with progress(what, sum(info.nbytes for info in content.infos), quiet) as advance:
+        save_checkpoint(output, counted(content, advance), force=force)
+
+
+def bytes_of(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextmanager

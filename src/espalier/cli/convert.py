@@ -1,68 +1,204 @@
-"""``espalier convert``: compressed networks of other tools, to ``.esp`` files."""
+"""``espalier convert``: networks from one program's format to another's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from espalier.cli import console
+from espalier.cli import console, networks
+from espalier.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from espalier.export.onnx import Exported
+
+ESP, ONNX = ".esp", ".onnx"
 
 
 def command(
     source: Annotated[
         Path,
-        typer.Argument(metavar="INPUT.net", help="File of the original Deep Compression."),
+        typer.Argument(metavar="INPUT", help="An .esp file, a checkpoint, a folder, or .net."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.esp", help="File to write.")
-    ],
-    prototxt: Annotated[
         Path,
-        typer.Option(metavar="FILE.prototxt", help="Its Caffe description: names and shapes."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="File to write: .onnx, .safetensors, .pt, .npz, a folder; .esp from .net.",
+        ),
     ],
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="In .onnx: codebook or float.", show_default="codebook"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION",
+            help="Builds the network.",
+            show_default="the graph in the file",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="C,H,W", help="Of one input, without the batch.")
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(metavar="PKG.MOD:FUNCTION", help="Gives inputs; in place of --input-shape."),
+    ] = None,
+    prototxt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.prototxt", help="Of .net: its Caffe description."),
+    ] = None,
     coder: console.Coder = "auto",
     effort: console.Effort = "default",
+    jobs: console.Jobs = None,
     force: console.Force = False,
     as_json: console.Json = False,
     quiet: console.Quiet = False,
 ) -> None:
-    """Convert a file of the original Deep Compression, without Caffe.
+    """Convert a network for another program, or from one.
 
-    Codes and codebooks stay as they are, so every weight stays the same; fillers
-    (codes for zeros between far-off weights) disappear. Tensors are called
-    LAYER.weight and LAYER.bias.
+    To .onnx, with weights as small integers that any runtime expands when it loads
+    the file: from an .esp file that was made from .onnx, or with --model.
+    To a plain checkpoint: from an .esp file or any checkpoint.
+    From .net, the original Deep Compression, to .esp: codes and codebooks stay as they are.
 
     [bold]Example[/]
+
+    espalier convert resnet20.esp -o resnet20.onnx --model espalier.zoo:resnet20
+    --input-shape 3,32,32
 
     espalier convert compressed_SqueezeNet.net --prototxt SqueezeNet_deploy.prototxt
     -o squeezenet.esp
     """
+    suffix = output.suffix.lower()
+    if prototxt is not None or source.suffix.lower() == ".net":
+        if prototxt is None:
+            raise typer.BadParameter("a file of the original Deep Compression needs --prototxt")
+        _refuse_options("a .net file", weights, model, input_shape, inputs)
+        found = _from_deep_compression(source, prototxt, output, coder, effort, force)
+    elif suffix == ESP:
+        raise InvalidArgument(f"{output}: an .esp file is made by 'espalier compress {source}'")
+    elif suffix == ONNX and (source.suffix.lower() == ESP or model is not None):
+        found = _to_onnx(source, output, weights, model, input_shape, inputs, force)
+    else:
+        _refuse_options(f"{output}", weights, model, input_shape, inputs)
+        found = _to_checkpoint(source, output, jobs, force, quiet)
+    _show(source, output, found, as_json, quiet)
+
+
+def _refuse_options(what: str, *given: str | None) -> None:
+    names = ("--weights", "--model", "--input-shape", "--inputs")
+    for name, value in zip(names, given, strict=True):
+        if value is not None:
+            raise typer.BadParameter(f"{name} is for .onnx, and does nothing for {what}")
+
+
+def _from_deep_compression(
+    source: Path, prototxt: Path, output: Path, coder: str, effort: str, force: bool
+) -> dict[str, Any]:
     from espalier.container import write
     from espalier.interop.deep_compression import read_deep_compression
 
     found = read_deep_compression(source, prototxt)
     ledger = write(found.model, output, coder=coder, effort=effort, force=force)
-    before, after = source.stat().st_size, ledger.file_bytes
+    return {
+        "ratio": source.stat().st_size / ledger.file_bytes,
+        "original_bytes": ledger.original_bytes,
+        "tensors": len(ledger),
+        "entries": found.entries,
+        "fillers": found.fillers,
+    }
+
+
+def _to_onnx(
+    source: Path,
+    output: Path,
+    weights: str | None,
+    model: str | None,
+    input_shape: str | None,
+    inputs: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    kind = "codebook" if weights is None else weights
+    if model is None:
+        from espalier.container import Reader
+        from espalier.export.onnx import convert_graph
+
+        if input_shape or inputs:
+            raise typer.BadParameter("--input-shape and --inputs go with --model")
+        with Reader(source) as reader:
+            found = convert_graph(reader, output, weights=kind, force=force)
+    else:
+        from espalier.export.onnx import export_onnx
+
+        network = networks.loaded(model, source)
+        example = networks.example(input_shape, inputs)
+        found = export_onnx(network, example, output, weights=kind, force=force)
+    return _of_export(found)
+
+
+def _of_export(found: Exported) -> dict[str, Any]:
+    return {"weights": dict(found.forms)}
+
+
+def _to_checkpoint(
+    source: Path, output: Path, jobs: int | None, force: bool, quiet: bool
+) -> dict[str, Any]:
+    from espalier.container import Reader
+    from espalier.interop import content_of, content_of_checkpoint, open_checkpoint
+    from espalier.parallel import job_count
+
+    what, threads = f"Converting {console.short(str(source))}", job_count(jobs)
+    if source.suffix.lower() == ESP:
+        with Reader(source) as reader:
+            content = content_of(reader, jobs=threads)
+            console.save(what, content, output, force, quiet)
+    else:
+        with open_checkpoint(source) as checkpoint:
+            content = content_of_checkpoint(checkpoint, jobs=threads)
+            console.save(what, content, output, force, quiet)
+            for name, reason in checkpoint.skipped.items():
+                console.note(f"{name!r} is left out: {reason}")
+    return {"tensors": len(content.infos) + len(content.aliases)}
+
+
+def _show(source: Path, output: Path, found: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    before, after = console.bytes_of(source), console.bytes_of(output)
     if as_json:
-        console.print_json(
-            {
-                "input": str(source),
-                "output": str(output),
-                "input_bytes": before,
-                "output_bytes": after,
-                "ratio": before / after,
-                "original_bytes": ledger.original_bytes,
-                "tensors": len(ledger),
-                "entries": found.entries,
-                "fillers": found.fillers,
-            }
-        )
+        said = {
+            "input": str(source),
+            "output": str(output),
+            "input_bytes": before,
+            "output_bytes": after,
+        }
+        console.print_json(said | found)
     elif not quiet:
         typer.echo(
-            f"{source}: {console.size(before)} bytes; of {console.size(found.entries)} entries "
-            f"{console.size(found.fillers)} were fillers, which disappear\n"
-            f"{output}: {console.size(after)} bytes, {console.percent(after, before)} of it, "
-            f"{len(ledger)} tensors"
+            f"{source}: {console.size(before)} bytes{_input_said(found)}\n"
+            f"{output}: {console.size(after)} bytes{_output_said(found, before, after)}"
         )
+
+
+def _input_said(found: dict[str, Any]) -> str:
+    if "fillers" not in found:
+        return ""
+    return (
+        f"; of {console.size(found['entries'])} entries {console.size(found['fillers'])} were "
+        "fillers, which disappear"
+    )
+
+
+def _output_said(found: dict[str, Any], before: int, after: int) -> str:
+    said = f", {console.percent(after, before)} of it" if "fillers" in found else ""
+    if "tensors" in found:
+        said += f", {found['tensors']} tensors"
+    if "weights" in found:
+        kinds = list(found["weights"].values())
+        each = [f"{kinds.count(kind)} by {kind}" for kind in sorted(set(kinds))]
+        said += f", weights: {', '.join(each) or 'all plain'}"
+    return said

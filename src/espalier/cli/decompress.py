@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from espalier.cli import console
 from espalier.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from espalier.container import Reader
-    from espalier.interop import Pieces, TensorInfo
 
 _SHOWN = 8
 
@@ -61,32 +56,14 @@ def command(
         raise typer.BadParameter("--only takes tensors out of their graph: .onnx cannot be written")
 
     from espalier.container import Reader
-    from espalier.interop import Content, save_checkpoint
+    from espalier.interop import content_of
     from espalier.parallel import job_count
-    from espalier.state import Array
 
     with Reader(source) as reader:
         names = reader.names() if not only else _matching(reader.names(), only)
-        infos, aliases = _tensors(reader, names)
-        total = sum(info.nbytes for info in infos)
-        with console.progress(f"Decompressing {console.short(source)}", total, quiet) as advance:
-
-            def load(name: str) -> Array:
-                array = reader.dense(name)
-                advance(array.nbytes)
-                return array
-
-            content = Content(
-                infos,
-                load,
-                aliases,
-                _checkpoint_metadata(reader.metadata),
-                {} if only else _original(reader.metadata),
-                job_count(jobs),
-                {} if only else files_of(reader),
-            )
-            save_checkpoint(output, content, force=force)
-        before, after = reader.file_bytes, _bytes_of(output)
+        content = content_of(reader, names if only else None, jobs=job_count(jobs))
+        console.save(f"Decompressing {console.short(source)}", content, output, force, quiet)
+        before, after = reader.file_bytes, console.bytes_of(output)
     if as_json:
         console.print_json(
             {
@@ -111,42 +88,3 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             raise InvalidArgument(f"--only {pattern!r} matches nothing; there are {shown}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _tensors(reader: Reader, names: Sequence[str]) -> tuple[list[TensorInfo], dict[str, str]]:
-    """Infos of the tensors of those names, and further names of tied ones among them."""
-    from espalier.interop import TensorInfo
-
-    infos: dict[str, TensorInfo] = {}
-    aliases: dict[str, str] = {}
-    for name in names:
-        entry = reader.entry(name)
-        if entry.name in infos:
-            aliases[name] = infos[entry.name].name
-        else:
-            infos[entry.name] = TensorInfo(name, entry.shape, entry.dtype)
-    return list(infos.values()), aliases
-
-
-def _checkpoint_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What the original checkpoint said about itself, if the file came from one that did."""
-    found = metadata.get("checkpoint")
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
-
-
-def _original(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file keeps of its original beside tensors."""
-    found = metadata.get("original")
-    return found if isinstance(found, dict) else {}
-
-
-def files_of(reader: Reader) -> dict[str, Pieces]:
-    """The files that travel with the tensors, by name."""
-    return {name: partial(reader.file, name) for name in reader.files}
-
-
-def _bytes_of(output: Path) -> int:
-    files = output.rglob("*") if output.is_dir() else [output]
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,6 +54,22 @@ def random_input(shape: str, batch: int) -> Tensor:
     if not sizes or min(sizes) < 1:
         raise InvalidArgument(f"--input-shape {shape!r} must be sizes, as in 3,224,224")
     return torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))
+
+
+def example(input_shape: str | None, given: str | None, batch: int = 1) -> list[Any]:
+    """What a pass takes: a random tensor of ``--input-shape``, or what ``--inputs`` gives."""
+    if (input_shape is None) == (given is None):
+        raise typer.BadParameter("give either --input-shape or --inputs")
+    return [random_input(input_shape, batch)] if input_shape else inputs(str(given))
+
+
+def loaded(model: str, source: Path) -> nn.Module:
+    """The network that the function of ``--model`` builds, with the weights of a file."""
+    from espalier.recipe.refs import load_weights
+
+    built = network(model)
+    load_weights(built, source)
+    return built
 
 
 def inputs(reference: str) -> list[Any]:

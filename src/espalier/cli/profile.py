@@ -53,17 +53,12 @@ def command(
 
     from espalier.analysis.profile import profile
 
-    if (input_shape is None) == (inputs is None):
-        raise typer.BadParameter("give either --input-shape or --inputs")
+    example = networks.example(input_shape, inputs, batch)
     if threads is not None:
         torch.set_num_threads(threads)
     place = networks.device(device)
     network = networks.network(model).to(place)
-    if inputs is not None:
-        given = networks.inputs(inputs)
-    else:
-        given = [networks.random_input(str(input_shape), batch)]
-    given = [x.to(place) if torch.is_tensor(x) else x for x in given]
+    given = [x.to(place) if torch.is_tensor(x) else x for x in example]
     with console.stages(quiet) as tell:
 
         def progress(done: int, total: int, _text: str) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from espalier.cli import console
-from espalier.cli.decompress import files_of
 from espalier.errors import FormatError
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ def _verify(reader: Reader, source: str, against: Path | None, as_json: bool, qu
 
 def _check_same_tensors(source: str, reader: Reader, checkpoint: Checkpoint) -> None:
     """Names, shapes and dtypes must be those of the original, tied or not."""
+    from espalier.interop import files_of
+
     entries = {name: reader.entry(name) for name in reader.names()}
     ours = {name: (entry.shape, entry.dtype) for name, entry in entries.items()}
     theirs = {name: (info.shape, info.dtype) for name, info in checkpoint.infos.items()}

@@ -9,12 +9,17 @@ from espalier.interop.base import (
     save_checkpoint,
     writer_for,
 )
+from espalier.interop.content import content_of, content_of_checkpoint, counted, files_of
 
 __all__ = [
     "Checkpoint",
     "Content",
     "Pieces",
     "TensorInfo",
+    "content_of",
+    "content_of_checkpoint",
+    "counted",
+    "files_of",
     "open_checkpoint",
     "save_checkpoint",
     "writer_for",

@@ -7,6 +7,7 @@ exact tensors it is the same message, field for field.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class OnnxCheckpoint(Checkpoint):
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise CorruptFile(f"{path}: {size:,} bytes are over the 2 GB of an ONNX file")
-        model = _parse(path.read_bytes(), path)
+        model = parse(path.read_bytes(), path)
         infos: dict[str, TensorInfo] = {}
         notes: list[str] = []
         self._data: dict[str, Array] = {}
@@ -166,7 +167,8 @@ class OnnxCheckpoint(Checkpoint):
         return {GRAPH: lambda: [self._graph]}
 
 
-def _parse(data: bytes, path: Path | str) -> Any:
+def parse(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """The message in the bytes of an ONNX file; :class:`CorruptFile` if it is not whole."""
     try:
         import onnx
     except ImportError:
@@ -256,7 +258,7 @@ class Onnx(Format):
             )
 
     def write(self, file: BinaryIO, content: Content) -> None:
-        model = _parse(whole(content.files, GRAPH, MAX_GRAPH_BYTES), "the ONNX graph")
+        model = parse(whole(content.files, GRAPH, MAX_GRAPH_BYTES), "the ONNX graph")
         kept, lists = content.original.get("kept"), content.original.get("lists")
         if not isinstance(kept, list) or not isinstance(lists, dict):
             raise CorruptFile("the ONNX graph: what belongs into it is not said")

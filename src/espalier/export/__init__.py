@@ -1,0 +1,1 @@
+"""Compressed networks for other programs: ONNX and Core ML."""
