@@ -31,6 +31,7 @@ _HOMES = {
     "espalier.quantization.quantize": ["quantize"],
     "espalier.quantization.rd": ["quantize_rd", "search_lambda"],
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
+    "espalier.rate_aware": ["RateAware"],
     "espalier.recipe": ["run_recipe"],
     "espalier.structure.edit": ["edits_of"],
     "espalier.structure.factorize": ["factorize"],
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from espalier.quantization.quantize import quantize
     from espalier.quantization.rd import quantize_rd, search_lambda
     from espalier.quantization.share import Refresher, share, share_layerwise
+    from espalier.rate_aware import RateAware
     from espalier.recipe import run_recipe
     from espalier.structure.edit import edits_of
     from espalier.structure.factorize import factorize
@@ -92,6 +94,7 @@ __all__ = [
     "InvalidArgument",
     "MissingDependency",
     "Pruner",
+    "RateAware",
     "Refresher",
     "TruncatedFile",
     "UnknownMethod",

@@ -14,6 +14,8 @@ shared, codes refreshed              ``original`` (dense), ``0.codes``, ``0.code
 (:class:`LatentSharedWeight`)
 on a grid                            ``original`` (dense), ``0.method``, ``0.scales``,
 (:class:`QuantizedWeight`)           ``0.zeros``, and ``0.mask`` if pruned
+on a grid, its step in training      ``original`` (dense), ``0.log_step``,
+(:class:`RateAwareWeight`)           and ``0.mask`` if pruned
 ===================================  =====================================================
 """
 
@@ -33,6 +35,7 @@ from espalier.quantized_inputs import (
     set_input_grids,
 )
 from espalier.quantized_weight import QuantizedWeight
+from espalier.rate_aware_weight import RateAwareWeight
 from espalier.targets import Target, find_targets, unwrap
 
 PRUNED = 0
@@ -159,7 +162,8 @@ class LatentSharedWeight(SharedWeight):
         return changed
 
 
-Held = Mask | SharedWeight | QuantizedWeight
+Grid = QuantizedWeight | RateAwareWeight
+Held = Mask | SharedWeight | Grid
 """What of Espalier's can stand between a parameter and the weight."""
 
 
@@ -177,7 +181,7 @@ def mask_of(target: Target) -> Tensor | None:
             return held.mask
         case SharedWeight() as held:
             return held.codes > PRUNED
-        case QuantizedWeight() as held:
+        case QuantizedWeight() | RateAwareWeight() as held:
             return held.mask
         case _:
             return None
@@ -196,7 +200,7 @@ def set_mask(target: Target, mask: Tensor) -> Held:
             held.mask.copy_(mask)
         case SharedWeight():
             held.codes.mul_(mask)
-        case QuantizedWeight():
+        case QuantizedWeight() | RateAwareWeight():
             held.mask = _laid_out(mask, target.value)
         case _:
             held = Mask(_laid_out(mask, target.value))
@@ -223,10 +227,10 @@ def set_codes(target: Target, codes: Tensor, codebook: Tensor, *, latent: bool) 
 
 
 @torch.no_grad()
-def set_grid(target: Target, quantized: QuantizedWeight) -> None:
+def set_grid(target: Target, grid: Grid) -> None:
     """Put ``target`` on a grid, in the place of what was there; its weight becomes the latent."""
     release(target)
-    _register(target, quantized)
+    _register(target, grid)
 
 
 @torch.no_grad()
@@ -318,7 +322,7 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
     wanted = {
         name: parts
         for name, parts in _parametrized_names(state_dict).items()
-        if {"0.mask", "0.codes", "0.method"} & set(parts)
+        if {"0.mask", "0.codes", "0.method", "0.log_step"} & set(parts)
     }
     made = {name: _made(name, parts, targets) for name, parts in wanted.items()}
     grids = grids_in(state_dict)
@@ -332,13 +336,11 @@ def attach(model: nn.Module, state_dict: dict[str, Any], *, strict: bool = True)
     return model
 
 
-def _made(
-    name: str, parts: dict[str, Tensor], targets: dict[str, Target]
-) -> QuantizedWeight | None:
+def _made(name: str, parts: dict[str, Tensor], targets: dict[str, Target]) -> Grid | None:
     """The grid of a checkpoint's weight, if it has one; refuses what does not fit the model."""
     if name not in targets:
         raise InvalidArgument(f"the checkpoint has {name}, parametrized; the model has no such")
-    target, on_grid = targets[name], "0.method" in parts
+    target, on_grid = targets[name], {"0.method", "0.log_step"} & set(parts)
     fields = ("original",) if on_grid else ("0.mask", "0.codes")
     shape = next((tuple(parts[field].shape) for field in fields if field in parts), ())
     if shape != target.value.shape:
@@ -347,6 +349,8 @@ def _made(
         )
     if not on_grid:
         return None
+    if "0.log_step" in parts:
+        return RateAwareWeight(1.0, target.latent, parts.get("0.mask"))
     own = {part.removeprefix("0."): value for part, value in parts.items()}
     try:
         return QuantizedWeight.like(own, target.value.shape, target.latent.device)
@@ -365,7 +369,7 @@ def _parametrized_names(state_dict: dict[str, Any]) -> dict[str, dict[str, Tenso
     return found
 
 
-def _attach_one(target: Target, parts: dict[str, Tensor], made: QuantizedWeight | None) -> None:
+def _attach_one(target: Target, parts: dict[str, Tensor], made: Grid | None) -> None:
     original = parts.get("original")
     if made is not None:
         set_grid(target, made)

@@ -37,6 +37,7 @@ from espalier.quantized_inputs import (
     set_input_grids,
 )
 from espalier.quantized_weight import QuantizedWeight
+from espalier.rate_aware_weight import RateAwareWeight
 from espalier.state import (
     Array,
     Codebook,
@@ -98,6 +99,8 @@ def compressed_tensor(target: Target) -> CompressedTensor:
             return _shared(target, held)
         case QuantizedWeight():
             return _on_grid(target, held)
+        case RateAwareWeight():
+            return _in_training(target, held)
         case Mask():
             dtype, values = to_array(target.value)
             # Not the nonzeros: a kept weight may be zero, and has its place all the same.
@@ -125,6 +128,15 @@ def _with_codebook(
     if positions.size == count(shape):
         return Codebook(shape, dtype, narrow, codebook)
     return SparseCodebook(shape, dtype, positions.astype(np.int64), narrow, codebook)
+
+
+def _in_training(target: Target, held: RateAwareWeight) -> CompressedTensor:
+    """What rate-aware training would leave now: multiples of the step."""
+    symbols = held.symbols(target.latent).cpu().numpy()
+    positions = np.flatnonzero(symbols)
+    multiples, codes = np.unique(symbols.reshape(-1)[positions], return_inverse=True)
+    dtype, codebook = to_array(held.step * torch.from_numpy(multiples).to(held.step))
+    return _with_codebook(symbols.shape, dtype, positions, codes, codebook)
 
 
 def _on_grid(target: Target, held: QuantizedWeight) -> CompressedTensor:

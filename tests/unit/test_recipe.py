@@ -409,3 +409,46 @@ def test_batch_norms_are_folded_unless_a_later_stage_trains(tmp_path, after, fol
         wrong = RATE.replace("samples: 100", "samples: 100, fold_batchnorm: true") + after
         with pytest.raises(InvalidArgument, match="fold_batchnorm is for a network that no later"):
             parse_recipe(wrong, "rate")
+
+
+RATE = """
+model: tests.unit.test_recipe:network
+data: tests.unit.test_recipe:samples
+holdout: 60
+stages:
+  - train: {epochs: 3, lr: 1e-2, batch_size: 32}
+  - rate_aware: {target: 250, epochs: 6, lr: 1e-2, batch_size: 32, every: 3, distill: 0.5}
+  - evaluate: {split: test, name: compressed}
+  - save: {path: b.esp, effort: max}
+"""
+
+
+def test_rate_aware_training_resumes_to_the_same_file(tmp_path):
+    recipe = parse_recipe(RATE, "rate")
+    whole = run_recipe(recipe, tmp_path / "whole")
+    assert whole.stages[1].values["file_bytes"] == whole.saved()["ledger"]["file_bytes"] < 300
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        if (stage, done) == ("2/4 rate_aware", 31):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run_recipe(recipe, tmp_path / "run", progress=progress)
+    run_recipe(recipe, tmp_path / "run", resume=True)
+    first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{epochs: 2}", "give either lambda or target"),
+        ("{epochs: 2, lambda: 1e-6, target: 3}", "give either lambda or target"),
+        ("{epochs: 2, target: 3, refresh_every: 3}", "do not go with grids"),
+        ("{epochs: 2, target: 3, rounding: up}", "rounding"),
+    ],
+)
+def test_wrong_rate_aware_stages(options, message):
+    head = RATE.split("  - rate_aware")[0]
+    with pytest.raises(InvalidArgument, match=message):
+        parse_recipe(head + f"  - rate_aware: {options}\n", "rate")

@@ -213,6 +213,36 @@ class QuantizeRd(_Strict):
         return self
 
 
+class RateAware(Train):
+    """``rate_aware``: training with the bits in the loss, by :class:`espalier.RateAware`.
+
+    Its own options, with those of ``train``. The last epoch is taken, unless ``choose: best``
+    wants the best of those after the ramp.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    lam: _Positive | None = Field(None, alias="lambda")
+    """What a bit may cost, in nats a sample."""
+    target: _Count | None = None
+    """In place of ``lambda``: bytes of the whole file."""
+    grid: _Positive | dict[str, _Positive | None] = 1.0
+    biases: bool = True
+    rounding: Literal["straight-through", "noise", "annealed"] = "straight-through"
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.3
+    harden: Annotated[float, Field(ge=0, le=1)] = 0.7
+    every: _Count = 50
+    choose: Literal["best", "last"] = "last"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> RateAware:
+        if (self.lam is None) == (self.target is None):
+            raise ValueError("give either lambda or target")
+        if self.prune is not None or self.refresh_every:
+            raise ValueError("prune and refresh_every do not go with grids that are trained")
+        return self
+
+
 class Evaluate(_Strict):
     """``evaluate``: error and loss, kept in the results under ``name``."""
 
@@ -244,6 +274,7 @@ STAGES: dict[str, type[_Strict]] = {
     "share": Share,
     "fine_tune": Train,
     "quantize_rd": QuantizeRd,
+    "rate_aware": RateAware,
     "evaluate": Evaluate,
     "save": Save,
 }
@@ -253,7 +284,18 @@ class Stage(_Strict):
     """One entry of ``stages``: a name, and what that stage takes."""
 
     kind: str
-    options: Train | Prune | PruneFilters | Factorize | Merge | Share | QuantizeRd | Evaluate | Save
+    options: (
+        RateAware
+        | Train
+        | Prune
+        | PruneFilters
+        | Factorize
+        | Merge
+        | Share
+        | QuantizeRd
+        | Evaluate
+        | Save
+    )
 
     @property
     def distills(self) -> bool:

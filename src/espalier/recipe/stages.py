@@ -22,6 +22,7 @@ from espalier.pruning.fisher import Batches
 from espalier.quantization.curvature import collect_curvature
 from espalier.quantization.rd import quantize_rd, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
+from espalier.rate_aware import RateAware
 from espalier.recipe import schema
 from espalier.recipe.board import Board
 from espalier.recipe.refs import Split, build_model
@@ -74,6 +75,8 @@ class Context:
 def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
     """Run one stage on ``context.model``; what it measured, as plain data."""
     match stage.options:
+        case schema.RateAware() as options:
+            return _rate_aware(context, options)
         case schema.Train() as options:
             return _train(context, options, context.checkpoint())
         case schema.Prune() as options:
@@ -95,12 +98,14 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
     raise InvalidArgument(f"no stage is called {stage.kind!r}")
 
 
-def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[str, Any]:
+def _train(
+    context: Context, options: schema.Train, checkpoint: Path, *more: Callback
+) -> dict[str, Any]:
     names = {f.name for f in fields(Settings)} - {"seed"}
     settings = Settings(**options.model_dump(include=names), seed=context.seed)
     if options.dropout is not None:
         set_dropout(context.model, options.dropout)
-    callbacks: list[Callback] = []
+    callbacks = list(more)
     if options.prune is not None:
         callbacks.append(_pruner(context, options.prune, settings.batch_size))
     if options.refresh_every:
@@ -118,6 +123,26 @@ def _train(context: Context, options: schema.Train, checkpoint: Path) -> dict[st
         progress=context.progress,
     )
     return _trained(history) | {"density": _density(context.model)}
+
+
+def _rate_aware(context: Context, options: schema.RateAware) -> dict[str, Any]:
+    own = set(schema.RateAware.model_fields) - set(schema.Train.model_fields)
+    steps = options.epochs * _steps_per_epoch(context, options.batch_size)
+    rate = RateAware(context.model, steps=steps, **options.model_dump(include=own))
+    values = _train(context, options, context.checkpoint(), rate)
+    report = rate.finish()
+    return values | {
+        "lambda": rate.lam,
+        "file_bytes": report.file_bytes,
+        "density": _density(context.model),
+        "layers": [asdict(layer) for layer in report.layers],
+        "skipped": [asdict(layer) for layer in report.skipped],
+    }
+
+
+def _steps_per_epoch(context: Context, batch_size: int) -> int:
+    data = context.split.train
+    return len(data) // batch_size if isinstance(data, Samples) else len(data)
 
 
 def _teacher(context: Context) -> nn.Module:
@@ -139,9 +164,7 @@ def _trained(history: History) -> dict[str, Any]:
 
 
 def _pruner(context: Context, options: schema.GradualPrune, batch_size: int) -> Pruner:
-    data = context.split.train
-    per_epoch = len(data) // batch_size if isinstance(data, Samples) else len(data)
-    steps = max(1, round(options.epochs * per_epoch))
+    steps = max(1, round(options.epochs * _steps_per_epoch(context, batch_size)))
     schedule: dict[str, Any] = {"steps": steps, "every": options.every}
     if options.schedule == "rounds":
         every = max(1, steps // max(1, options.rounds - 1))

@@ -136,7 +136,9 @@ class Callback(Protocol):
     """Something that follows training. ``step`` is called after every optimizer step.
 
     :class:`espalier.Pruner` is one. If it has ``state_dict`` and ``load_state_dict``, they are kept
-    in the checkpoint. If it has ``close_epoch``, that is given each :class:`Epoch` that is over.
+    in the checkpoint. If it has ``close_epoch``, that is given each :class:`Epoch` that is over. If
+    it has ``loss``, as :class:`espalier.RateAware` has, that is called with nothing for each batch,
+    and added to the loss.
     """
 
     def step(self) -> object: ...
@@ -152,6 +154,11 @@ class _Stateful(Protocol):
 @runtime_checkable
 class _Follows(Protocol):
     def close_epoch(self, epoch: Epoch) -> object: ...
+
+
+@runtime_checkable
+class _Adds(Protocol):
+    def loss(self) -> Tensor: ...
 
 
 @runtime_checkable
@@ -272,8 +279,13 @@ class _Run:
     def _objective(self, x: Tensor, y: Tensor) -> Tensor:
         outputs = self.model(x)
         if self.distiller is None:
-            return self.loss(outputs, y)
-        return self.distiller(x, outputs, y)
+            loss = self.loss(outputs, y)
+        else:
+            loss = self.distiller(x, outputs, y)
+        for callback in self.callbacks:
+            if isinstance(callback, _Adds):
+                loss = loss + callback.loss()
+        return loss
 
     def fit(self) -> History:
         start = self._resume()

@@ -1,0 +1,328 @@
+"""``espalier.RateAware``: the size of the file as one more term of the loss.
+
+    loss = L(network) + lambda R,   R = sum over weights of the bits of q,   weight = step * q
+
+after Oktay et al. 2020 (entropy-penalised reparameterisation, arXiv 1906.06624) and Choi et al.
+2017 (arXiv 1612.01543), with code lengths that follow the coder's own contexts
+(:mod:`espalier.rate_aware.lengths`), where these fit a density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espalier.container import write
+from espalier.errors import InvalidArgument
+from espalier.options import Lookup
+from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
+from espalier.rate_aware.control import Controller, Ramp
+from espalier.rate_aware.lengths import CodeLengths
+from espalier.rate_aware_weight import RateAwareWeight
+from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
+from espalier.torch_io import read_model
+
+ROUNDINGS = ("straight-through", "noise", "annealed")
+SHARPNESS = 2.0, 12.0
+"""Of soft rounding, at the beginning and where straight-through rounding takes over."""
+MEASURE = 10
+"""The file is measured at every so many looks at the symbols; between, the bits are scaled."""
+FINEST = 64
+"""No step begins finer than the root mean square of the weights over this."""
+
+Steps = float | Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class GridTensor:
+    """One tensor on its grid. ``bits``: by the adaptive code lengths, headers left out."""
+
+    name: str
+    elements: int
+    nonzero: int
+    levels: int
+    step: float
+    bits: float
+
+
+@dataclass(frozen=True)
+class RateReport:
+    """What :meth:`RateAware.finish` left, and the size of the file with everything in it."""
+
+    layers: tuple[GridTensor, ...]
+    skipped: tuple[Skipped, ...]
+    file_bytes: int
+
+
+@dataclass(eq=False)
+class _Grid:
+    """A tensor that is trained on its grid."""
+
+    target: Target
+    held: RateAwareWeight
+    lengths: CodeLengths
+
+    def symbols(self) -> Tensor:
+        return self.held.symbols(self.target.latent)
+
+
+class RateAware:
+    """Put the weights of ``model`` on grids with learned steps, and the bits into the loss.
+
+    Add :meth:`loss` to the loss of each batch, call :meth:`step` after each optimizer step, and
+    :meth:`finish` at the end: the weights are codebooks then, and :func:`espalier.save` writes
+    them. Begin with a trained network, or from scratch. Saves disk; dead units can be taken out,
+    which saves time (:meth:`remove_dead_units`).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its weights get :class:`~espalier.rate_aware_weight.RateAwareWeight` at once, so that an
+        optimizer made after this holds the right parameters; Adam is meant. Pruned weights stay
+        zero, shared ones begin as the values that they share. Wrap it for distributed training
+        after this.
+    lam : float, optional
+        What a bit may cost, in the unit of the loss; 1e-6 to 1e-5 for small classifiers.
+    target : int, optional
+        In place of ``lam``: the size of the whole file in bytes, as ``effort="max"`` writes it. A
+        controller leads lambda there.
+    steps : int
+        How many optimizer steps there will be.
+    grid : float or mapping
+        First step of each tensor's grid, in standard deviations of its weights. One value, or
+        values by ``"*"``, kind and name pattern; None leaves a tensor as it is.
+    biases : bool
+        Whether biases, norms' scales and the like have grids too.
+    rounding : {"straight-through", "noise", "annealed"}
+        How symbols follow the weights (:mod:`espalier.rate_aware_weight`). ``"noise"``, and
+        ``"annealed"``, which is soft rounding that becomes sharper, give way to straight-through
+        rounding after the share ``harden`` of the steps.
+    ramp : float
+        Share of the steps in which lambda rises from zero to ``lam``, or the size falls to
+        ``target``.
+    harden : float
+    every : int
+        Steps between two looks at the symbols, when code lengths and lambda are set anew.
+
+    Raises
+    ------
+    InvalidArgument
+        A number out of range, a pattern that matches nothing, NaN in a weight (by name).
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> model = torch.nn.Linear(64, 8)
+    >>> rate = espalier.RateAware(model, lam=1e-3, steps=20, every=5)
+    >>> optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    >>> x = torch.randn(32, 64)
+    >>> for _ in range(20):
+    ...     loss = model(x).square().mean() + rate.loss()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     rate.step()
+    >>> report = rate.finish()
+    >>> report.layers[0].nonzero < 512
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lam: float | None = None,
+        *,
+        target: int | None = None,
+        steps: int,
+        grid: Steps = 1.0,
+        biases: bool = True,
+        rounding: str = "straight-through",
+        ramp: float = 0.3,
+        harden: float = 0.7,
+        every: int = 50,
+    ) -> None:
+        if (lam is None) == (target is None):
+            raise InvalidArgument("give either lam or target")
+        for name, number in (("lam", lam), ("target", target), ("steps", steps), ("every", every)):
+            if number is not None and not (math.isfinite(number) and number > 0):
+                raise InvalidArgument(f"{name} must be a number above 0, not {number}")
+        for name, share in (("ramp", ramp), ("harden", harden)):
+            if not 0 <= share <= 1:
+                raise InvalidArgument(f"{name} must lie in [0, 1], not {share}")
+        if rounding not in ROUNDINGS:
+            raise InvalidArgument(
+                f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
+            )
+        self.model, self.steps, self.every = model, steps, every
+        self.rounding, self.harden = rounding, harden
+        over = round(ramp * steps)
+        self.control: Ramp | Controller = (
+            Ramp(lam, over) if lam is not None else Controller(float(target or 0), over)
+        )
+        self.steps_done, self.bits = 0, 0.0
+        self._fixed_bytes, self._scale = 0.0, 1.0
+        self._grids, self._skipped = _on_grids(model, grid, biases)
+        self._round()
+        self._look()
+
+    @property
+    def lam(self) -> float:
+        """lambda as it is now."""
+        return self.control.at(self.steps_done)
+
+    @property
+    def file_bytes(self) -> float:
+        """The size of the file, from the bits of the symbols at the last look at them."""
+        return self._fixed_bytes + self._scale * self.bits / 8
+
+    @property
+    def done(self) -> bool:
+        """Whether the ramp is over and the symbols are rounded straight through."""
+        share = self.steps_done / self.steps
+        hard = self.rounding == "straight-through" or share >= self.harden
+        return hard and self.steps_done >= self.control.steps
+
+    def loss(self) -> Tensor:
+        """lambda times the bits of all grids: to be added to the loss of a batch."""
+        if not self._grids:
+            raise InvalidArgument("the grids are finished: make a new RateAware to train on")
+        bits = [grid.lengths(grid.held.scaled(grid.target.latent)) for grid in self._grids]
+        return self.lam * torch.stack([b.to(bits[0].device) for b in bits]).sum()
+
+    def step(self) -> None:
+        """Count one optimizer step; where it is due, look at the symbols."""
+        self.steps_done += 1
+        self._round()
+        if self.steps_done % self.every == 0:
+            self._look()
+
+    def _round(self) -> None:
+        """How the weights are rounded in the next step."""
+        share = self.steps_done / self.steps
+        rounding = self.rounding if share < self.harden else "straight-through"
+        low, high = SHARPNESS
+        sharpness = low * (high / low) ** (share / self.harden) if rounding == "annealed" else low
+        for grid in self._grids:
+            grid.held.rounding = "soft" if rounding == "annealed" else rounding
+            grid.held.sharpness = sharpness
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        self.bits = sum(grid.lengths.refresh(grid.symbols()) for grid in self._grids)
+        if isinstance(self.control, Controller):
+            if self.steps_done % (self.every * MEASURE) == 0:
+                self.measure()
+            self.control.update(self.steps_done, self.file_bytes)
+
+    @torch.no_grad()
+    def measure(self) -> int:
+        """Bytes of the file that :func:`espalier.save` would write now, with ``effort="max"``."""
+        ledger = write(read_model(self.model), BytesIO(), effort="max")
+        names = {grid.target.name for grid in self._grids}
+        coded = sum(t.positions_bytes + t.codes_bytes for t in ledger.rows if t.name in names)
+        self._scale = 8 * coded / self.bits if self.bits else 1.0
+        self._fixed_bytes = ledger.file_bytes - coded
+        return ledger.file_bytes
+
+    @torch.no_grad()
+    def finish(self) -> RateReport:
+        """Leave codebooks on the model, as :func:`espalier.share` does: zeros stay zero from here.
+
+        Their levels are multiples of a step, which the file stores as such; train on, and they are
+        free levels. Parameters are new: make a new optimizer.
+        """
+        layers = []
+        for grid in self._grids:
+            refuse_nonfinite(grid.target, grid.target.latent)
+            layers.append(_described(grid))
+            symbols, step = grid.symbols(), grid.held.step.detach()
+            multiples, codes = torch.unique(symbols[symbols != 0], return_inverse=True)
+            full = torch.zeros_like(symbols)
+            full[symbols != 0] = codes.to(full.dtype) + 1
+            narrow = full.to(codes_dtype(len(multiples)))
+            set_codes(grid.target, narrow, step * multiples.to(step), latent=False)
+        size = self.measure()
+        self._grids = []
+        return RateReport(tuple(layers), self._skipped, size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model's own state."""
+        return {
+            "steps_done": self.steps_done,
+            "control": asdict(self.control),
+            "size": [self.bits, self._fixed_bytes, self._scale],
+            "lengths": [grid.lengths.state_dict() for grid in self._grids],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; steps and latent weights come with the model's."""
+        self.steps_done = int(state["steps_done"])
+        self.control = type(self.control)(**state["control"])
+        self.bits, self._fixed_bytes, self._scale = state["size"]
+        for grid, kept in zip(self._grids, state["lengths"], strict=True):
+            grid.lengths.load_state_dict(kept)
+        self._round()
+
+
+def _described(grid: _Grid) -> GridTensor:
+    symbols = grid.symbols()
+    return GridTensor(
+        grid.target.name,
+        symbols.numel(),
+        int(symbols.count_nonzero()),
+        len(torch.unique(symbols)),
+        float(grid.held.step.detach()),
+        grid.lengths.refresh(symbols),
+    )
+
+
+def _check_grid(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise InvalidArgument(f"grid must be a finite number above 0, not {value!r}")
+
+
+def _on_grids(
+    model: nn.Module, steps: Steps, biases: bool
+) -> tuple[list[_Grid], tuple[Skipped, ...]]:
+    """Put every tensor that ``steps`` has a value for on a grid."""
+    lookup = Lookup(steps, "grid", _check_grid)
+    targets = [t for t in find_targets(model) if t.by_default or biases]
+    values = lookup.resolve([(t.answers_to, t.kind) for t in targets])
+    skipped, chosen = [], []
+    for target, value in zip(targets, values, strict=True):
+        if value is None:
+            skipped.append(Skipped(target.name, "no grid is set for it"))
+        elif target.obstacle or not target.value.numel():
+            skipped.append(Skipped(target.name, target.obstacle or "it has no elements"))
+        else:
+            refuse_nonfinite(target, target.value)
+            chosen.append((target, value))
+    if not chosen:
+        raise InvalidArgument("grid: the model has no tensor that can be put on one")
+    return [_on_grid(target, value) for target, value in chosen], tuple(skipped)
+
+
+def _on_grid(target: Target, deviations: float) -> _Grid:
+    """The weight, whose first step is so many of its standard deviations."""
+    weight = target.value
+    held = RateAwareWeight(deviations * _spread(weight), weight, mask_of(target))
+    held.train(target.sites[0].module.training)
+    set_grid(target, held)
+    return _Grid(target, held, CodeLengths(tuple(weight.shape)))
+
+
+@torch.no_grad()
+def _spread(weight: Tensor) -> float:
+    """Standard deviation of the weights that are not zero, or what stands for it."""
+    values = weight.detach()[weight != 0].double()
+    if not values.numel():
+        return 0.01  # a bias that begins at zero
+    size = float(values.square().mean().sqrt())
+    return max(float(values.std(correction=0)), size / FINEST)

@@ -1,0 +1,117 @@
+"""A weight on a uniform grid whose step is learned, while it is trained.
+
+weight = step * q, q = round(latent / step). How q follows the latent weight in training:
+
+==================== ===================================================================
+``straight-through`` q in the forward pass, and the gradient as if q were latent / step
+                     (Bengio et al. 2013); the step's is round(y) - y, y = latent / step,
+                     times the weight's (Esser et al. 2020, arXiv 1902.08153)
+``noise``            y + u, u uniform in (-1/2, 1/2), a new draw at each pass
+                     (Balle et al. 2017, arXiv 1611.01704)
+``soft``             a smooth function of y that comes closer to rounding as ``sharpness`` grows
+                     (Agustsson and Theis 2020, arXiv 2006.09952, section 3)
+==================== ===================================================================
+
+In evaluation mode the weight is always on its grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from espalier.errors import InvalidArgument
+
+ROUNDINGS = ("straight-through", "noise", "soft")
+_LEAST_STEP = 1e-12
+
+
+def soft_round(y: Tensor, sharpness: float) -> Tensor:
+    """floor(y) + 1/2 + tanh(a r) / (2 tanh(a / 2)), r = y - floor(y) - 1/2, a the sharpness.
+
+    Examples
+    --------
+    >>> soft_round(torch.tensor([0.0, 0.25, 0.5, 1.0]), 8.0)
+    tensor([0.0000, 0.0177, 0.5000, 1.0000])
+    """
+    low = y.detach().floor()
+    return low + 0.5 + torch.tanh(sharpness * (y - low - 0.5)) / (2 * math.tanh(sharpness / 2))
+
+
+class RateAwareWeight(nn.Module):
+    """weight = step * round(latent / step) where kept, +0 elsewhere.
+
+    Parameters
+    ----------
+    step : float
+        To begin with. What is learned is its logarithm.
+    like : Tensor
+        The weight: device and dtype of the step.
+    mask : bool Tensor of the weight's shape, optional
+        False where the weight is pruned and stays so.
+
+    Raises
+    ------
+    InvalidArgument
+        The step is not a positive number.
+
+    Examples
+    --------
+    >>> grid = RateAwareWeight(0.5, torch.zeros(3)).eval()
+    >>> grid(torch.tensor([0.2, 0.3, -1.1])).tolist()
+    [0.0, 0.5, -1.0]
+    """
+
+    espalier: ClassVar[bool] = True
+    mask: Tensor | None
+
+    def __init__(self, step: float, like: Tensor, mask: Tensor | None = None) -> None:
+        super().__init__()
+        if not (math.isfinite(step) and step >= _LEAST_STEP):
+            raise InvalidArgument(f"the step of a grid must be positive, not {step}")
+        self.log_step = nn.Parameter(like.new_tensor(math.log(step)))
+        self.register_buffer("mask", mask)
+        self.rounding = "straight-through"
+        self.sharpness = 1.0
+
+    @property
+    def step(self) -> Tensor:
+        """The step, above zero."""
+        return self.log_step.exp()
+
+    def forward(self, latent: Tensor) -> Tensor:
+        step = self.step
+        weight = step * self._rounded(latent / step)
+        return weight if self.mask is None else torch.where(self.mask, weight, weight.new_zeros(()))
+
+    def _rounded(self, y: Tensor) -> Tensor:
+        if not self.training:
+            return self._nearest(y)
+        if self.rounding == "noise":
+            return y + torch.rand_like(y) - 0.5
+        if self.rounding == "soft":
+            return soft_round(y, self.sharpness)
+        return y + (self._nearest(y) - y).detach()
+
+    @staticmethod
+    def _nearest(y: Tensor) -> Tensor:
+        return y.round() + 0.0  # -0 is +0 then
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+    @torch.no_grad()
+    def symbols(self, latent: Tensor) -> Tensor:
+        """q, int32, 0 where pruned."""
+        symbols = (latent / self.step).round().int()
+        return symbols if self.mask is None else symbols * self.mask
+
+    def scaled(self, latent: Tensor) -> Tensor:
+        """What the rate is of: latent / step, and with ``noise`` a draw of it; 0 where pruned."""
+        y = latent / self.step
+        if self.training and self.rounding == "noise":
+            y = y + torch.rand_like(y) - 0.5
+        return y if self.mask is None else y * self.mask

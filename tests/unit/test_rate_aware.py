@@ -1,0 +1,321 @@
+"""Grids that are trained, the bits in the loss, and what is left of both in the file."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import espalier
+from espalier.errors import InvalidArgument
+from espalier.parametrization import current
+from espalier.rate_aware.control import Controller, Ramp
+from espalier.rate_aware.lengths import HEAD, CodeLengths, magnitude_lengths
+from espalier.rate_aware_weight import RateAwareWeight, soft_round
+from espalier.targets import find_targets
+
+
+def data(n: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (n,), generator=generator)
+    return torch.randn(n, 32, generator=generator) + nn.functional.one_hot(y, 32) * 3.0, y
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+def fit(model, rate, steps, lr=1e-2):
+    x, y = data()
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), y) + rate.loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    return model
+
+
+def saved(model: nn.Module) -> tuple[bytes, dict[str, torch.Tensor]]:
+    file = io.BytesIO()
+    espalier.save(model, file, effort="max")
+    return file.getvalue(), espalier.load(io.BytesIO(file.getvalue()))
+
+
+# ---------------------------------------------------------------- one weight
+
+
+def test_straight_through_gradients_by_hand():
+    grid = RateAwareWeight(0.5, torch.zeros(2))
+    latent = torch.tensor([0.7, -0.1], requires_grad=True)
+    grid(latent).backward(torch.tensor([1.0, 10.0]))
+    assert torch.equal(latent.grad, torch.tensor([1.0, 10.0]))
+    # d weight / d ln step = step (round(y) - y), with y = 1.4 and -0.2
+    expected = 0.5 * ((1 - 1.4) * 1.0 + (0 + 0.2) * 10.0)
+    assert grid.log_step.grad.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_computes_with_what_is_saved():
+    grid = RateAwareWeight(0.3, torch.zeros(1))
+    latent = torch.randn(10_000) * 3
+    assert torch.equal(grid.train()(latent), grid.eval()(latent))
+    assert not torch.signbit(grid(torch.tensor([-0.01]))).item()
+
+
+@pytest.mark.parametrize("rounding", ["noise", "soft"])
+def test_noise_and_soft_rounding_are_for_training_alone(rounding):
+    grid = RateAwareWeight(1.0, torch.zeros(1))
+    grid.rounding, grid.sharpness = rounding, 3.0
+    latent = torch.linspace(-2, 2, 101)
+    assert not torch.equal(grid.train()(latent), grid.eval()(latent))
+    assert (grid.train()(latent) - latent).abs().max() <= 0.5
+    assert torch.equal(grid.eval()(latent), latent.round() + 0.0)
+
+
+def test_soft_rounding_becomes_rounding():
+    y = torch.tensor([-1.3, 0.2, 0.9, 2.6])
+    assert (soft_round(y, 0.01) - y).abs().max() < 1e-3
+    assert (soft_round(y, 60.0) - y.round()).abs().max() < 1e-3
+
+
+# ---------------------------------------------------------------- code lengths
+
+
+def test_code_lengths_are_those_of_the_counts():
+    magnitudes = np.repeat([0, 1, 2], [9000, 900, 100])
+    bits = magnitude_lengths(magnitudes, np.zeros(10_000, np.int64))[0]
+    assert bits[0] == pytest.approx(-np.log2(0.9), abs=0.01)
+    assert bits[1] == pytest.approx(1 - np.log2(0.09), abs=0.01)
+    assert bits[2] == pytest.approx(1 - np.log2(0.01), abs=0.05)
+    assert bits[HEAD + 1] > 0
+
+
+def test_a_weight_among_zeros_costs_more_than_one_in_a_full_row():
+    symbols = torch.zeros(64, 64, dtype=torch.int32)
+    symbols[:8] = torch.randint(-1, 2, (8, 64), generator=torch.Generator().manual_seed(0))
+    lengths = CodeLengths((64, 64))
+    lengths.refresh(symbols)
+    y = torch.full((64, 64), 0.2, requires_grad=True)
+    lengths(y).backward()
+    assert y.grad[32:].min() > 2 * y.grad[:8].max() > 0
+
+
+def test_beyond_the_head_a_step_costs_the_same_each():
+    lengths = CodeLengths((1000,))
+    lengths.refresh(torch.arange(1000, dtype=torch.int32) % 30)
+    y = torch.tensor([HEAD + 0.5, HEAD + 7.5], requires_grad=True)
+    lengths.classes = lengths.classes[:2]
+    lengths(y).backward()
+    assert y.grad[0] == y.grad[1] > 0
+
+
+def test_bits_are_near_what_the_file_takes():
+    torch.manual_seed(1)
+    model = nn.Linear(400, 300, bias=False)
+    with torch.no_grad():
+        sparse = torch.rand(300, 400) < torch.linspace(0, 0.2, 300)[:, None]
+        model.weight.copy_(torch.randn(300, 400) * sparse)
+    rate = espalier.RateAware(model, lam=1e-6, steps=1)
+    estimate = rate.bits / 8
+    assert rate.measure() == pytest.approx(estimate, rel=0.1)
+    assert rate.file_bytes == pytest.approx(rate.measure())
+
+
+# ---------------------------------------------------------------- lambda
+
+
+def test_lambda_rises_over_the_ramp():
+    ramp = Ramp(2.0, 4)
+    assert [ramp.at(step) for step in (0, 1, 3, 9)] == [0.5, 1.0, 2.0, 2.0]
+    assert Ramp(2.0, 0).at(0) == 2.0
+
+
+def test_the_path_falls_to_the_target_and_stays():
+    control = Controller(100.0, 10)
+    control.update(0, 1600.0)
+    assert [round(control.path(step)) for step in (0, 5, 10, 20)] == [1600, 400, 100, 100]
+
+
+def test_a_higher_lambda_leaves_a_smaller_file():
+    sizes = []
+    for lam in (1e-6, 1e-4, 1e-3):
+        model = network()
+        rate = espalier.RateAware(model, lam, steps=200, every=10)
+        fit(model, rate, 200)
+        sizes.append(rate.finish().file_bytes)
+    assert sizes[0] > 1.2 * sizes[1] > 1.4 * sizes[2]
+
+
+def test_the_controller_reaches_the_target():
+    model = network()
+    rate = espalier.RateAware(model, target=300, steps=800, every=10)
+    before = rate.measure()
+    fit(model, rate, 800)
+    assert before > 700
+    assert rate.finish().file_bytes == pytest.approx(300, rel=0.1)
+    x, y = data()
+    assert (model(x).argmax(1) == y).float().mean() > 0.9
+
+
+# ---------------------------------------------------------------- on a model
+
+
+@pytest.mark.parametrize("rounding", ["straight-through", "noise", "annealed"])
+def test_finish_leaves_the_network_as_it_is_in_evaluation(rounding):
+    model = network()
+    rate = espalier.RateAware(model, 1e-4, steps=60, every=10, rounding=rounding)
+    fit(model, rate, 60)
+    assert rate.done
+    x, _ = data()
+    with torch.no_grad():
+        outputs = model.eval()(x)
+    file, state = saved(model)
+    report = rate.finish()
+    assert torch.equal(model(x), outputs)
+    after, finished = saved(model)
+    assert after == file
+    assert len(file) == report.file_bytes
+    assert all(torch.equal(state[name], finished[name]) for name in state)
+    fresh = network().eval()
+    espalier.load(io.BytesIO(file), into=fresh)
+    assert torch.equal(fresh(x), outputs)
+    with pytest.raises(InvalidArgument, match="finished"):
+        rate.loss()
+
+
+def test_the_codebook_is_a_step_and_its_multiples():
+    model = network()
+    rate = espalier.RateAware(model, 1e-5, steps=1, grid=0.2)
+    report = rate.finish()
+    assert report.layers[0].levels > 10
+    ledger = espalier.save(model, io.BytesIO(), effort="max")
+    assert ledger["0.weight"].codebook_bytes < report.layers[0].levels
+
+
+def test_pruned_weights_stay_zero_and_shared_ones_begin_as_they_are():
+    model = network()
+    espalier.prune(model, density={"0": 0.3, "2": 0.5})
+    espalier.share(model, bits={"2": 3})
+    kept = model[0].weight != 0
+    before = model[2].weight.detach().clone()
+    rate = espalier.RateAware(model, 1e-6, steps=50, every=10, biases=False, grid={"*": 0.05})
+    assert (model[2].weight - before).abs().max() <= 0.5 * float(
+        current_grid(model, 2).step.detach()
+    )
+    fit(model, rate, 50)
+    assert (model[0].weight[~kept] == 0).all()
+    assert not any(name.endswith("bias") for name in (layer.name for layer in rate.finish().layers))
+
+
+def current_grid(model: nn.Sequential, layer: int) -> RateAwareWeight:
+    held = current(next(t for t in find_targets(model) if t.name == f"{layer}.weight"))
+    assert isinstance(held, RateAwareWeight)
+    return held
+
+
+def test_convolutions_embeddings_norms_and_tied_weights():
+    torch.manual_seed(0)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(20, 8)
+            self.norm = nn.LayerNorm(8)
+            self.conv = nn.Conv1d(8, 8, 3, padding=1)
+            self.head = nn.Linear(8, 20, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.embedding(x))
+            return self.head(x + self.conv(x.mT).mT)
+
+    model = Tied()
+    rate = espalier.RateAware(model, 1e-5, steps=30, every=10)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    tokens = torch.arange(20).repeat(4, 1)
+    for _ in range(30):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(tokens)
+        loss = nn.functional.cross_entropy(out.float().flatten(0, 1), tokens.flatten())
+        (loss + rate.loss()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rate.step()
+    names = [layer.name for layer in rate.finish().layers]
+    assert names == ["embedding.weight", "norm.weight", "norm.bias", "conv.weight", "conv.bias"]
+    assert model.head.weight is not None
+    assert torch.equal(model.head.weight, model.embedding.weight)
+    _, state = saved(model)
+    assert torch.equal(state["head.weight"], model.embedding.weight)
+
+
+def test_a_checkpoint_is_attached_to_a_fresh_model():
+    model = network()
+    espalier.prune(model, density={"0": 0.5, "2": None})
+    rate = espalier.RateAware(model, 1e-4, steps=40, every=10)
+    fit(model, rate, 40)
+    x, _ = data()
+    fresh = espalier.attach(network(), model.state_dict())
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    assert torch.equal(espalier.finalize(copy.deepcopy(model))(x), model(x))
+
+
+def test_a_resumed_run_has_the_same_bits():
+    def begin():
+        model = network()
+        return model, espalier.RateAware(model, target=500, steps=60, every=7, rounding="annealed")
+
+    x, y = data()
+
+    def go(model, rate, optimizer, steps):
+        for _ in range(steps):
+            loss = nn.functional.cross_entropy(model(x), y) + rate.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+
+    model, rate = begin()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    go(model, rate, optimizer, 33)
+    kept = copy.deepcopy((model.state_dict(), rate.state_dict(), optimizer.state_dict()))
+    go(model, rate, optimizer, 27)
+    again, resumed = begin()
+    other = torch.optim.Adam(again.parameters(), 1e-2)
+    again.load_state_dict(kept[0])
+    resumed.load_state_dict(kept[1])
+    other.load_state_dict(kept[2])
+    go(again, resumed, other, 27)
+    assert resumed.lam == rate.lam
+    assert saved(again)[0] == saved(model)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give either lam or target"),
+        ({"lam": 1e-6, "target": 100}, "give either lam or target"),
+        ({"lam": -1.0}, "lam must be a number above 0, not -1.0"),
+        ({"lam": 1e-6, "ramp": 1.5}, r"ramp must lie in \[0, 1\], not 1.5"),
+        ({"lam": 1e-6, "rounding": "up"}, "rounding must be one of straight-through"),
+        ({"lam": 1e-6, "grid": 0}, "grid must be a finite number above 0, not 0"),
+        ({"lam": 1e-6, "grid": {"fc9": 1.0}}, "'fc9' matches nothing"),
+        ({"lam": 1e-6, "steps": 0}, "steps must be a number above 0, not 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(InvalidArgument, match=message):
+        espalier.RateAware(network(), **({"steps": 10} | options))
+
+
+def test_a_weight_with_nan_is_named():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    with pytest.raises(InvalidArgument, match=r"0\.weight holds 1 values that are NaN"):
+        espalier.RateAware(model, 1e-6, steps=10)
+    assert not any(current(target) for target in find_targets(model))
