@@ -11,6 +11,7 @@ import espalier
 from espalier import zoo
 from espalier.errors import FormatError, InvalidArgument, UnknownMethod
 from espalier.structure.edit import edit_from_json
+from espalier.structure.edits.factorize import factored_weight
 from espalier.structure.spectrum import spectrum
 from espalier.structure.vbmf import threshold, vbmf_rank
 
@@ -143,6 +144,29 @@ def test_ranks_of_outputs_and_inputs():
     shapes = [tuple(part.weight.shape) for part in model[0]]
     assert shapes == [(3, 8, 1, 1), (5, 3, 3, 3), (16, 5, 1, 1)]
     assert espalier.edits_of(model)[0].describe() == ["0: tucker2 of rank 5, 3"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shapes"),
+    [
+        ((5, 4), [(5, 4, 3, 3), (6, 5, 1, 1)]),
+        ((6, 3), [(3, 4, 1, 1), (6, 3, 3, 3)]),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_factor_that_would_keep_the_channels_is_left_out(ranks, shapes, bias):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=1, bias=bias)).double()
+    # Of the ranks that are asked for, so that the factors are exact.
+    full, x = copy.deepcopy(model), torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    espalier.factorize(full, {"0": ranks})
+    weight = factored_weight(full, "0")
+    model[0].weight.data = weight.clone()
+    again = copy.deepcopy(model)
+    espalier.factorize(again, {"0": ranks})
+    assert [tuple(part.weight.shape) for part in again[0]] == shapes
+    assert [part.bias is not None for part in again[0]] == [False, bias]
+    torch.testing.assert_close(again(x), model(x), rtol=1e-9, atol=1e-9)
 
 
 def test_tucker_is_at_least_as_good_as_the_leading_vectors_alone():

@@ -1,4 +1,8 @@
-"""Tucker-2: a 1x1 convolution to fewer channels, a small core, a 1x1 convolution back."""
+"""Tucker-2: a 1x1 convolution to fewer channels, a small core, a 1x1 convolution back.
+
+Where a rank is the number of channels, that 1x1 convolution would only turn them, and is left out:
+the core takes it in.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +58,11 @@ class Tucker2(Factorization):
     def parts(self, layer: nn.Module, ranks: Ranks) -> list[nn.Module]:
         outputs, inputs, *kernel = block_shape(layer)
         narrow_out, narrow_in = ranks
-        return [
-            part(layer, inputs, narrow_in),
-            part(layer, narrow_in, narrow_out, along=range(len(kernel))),
-            part(layer, narrow_out, outputs, bias=layer.bias is not None),
-        ]
+        biased = layer.bias is not None
+        whole = narrow_out == outputs
+        core = part(layer, narrow_in, narrow_out, along=range(len(kernel)), bias=biased and whole)
+        found = [core] if narrow_in == inputs else [part(layer, inputs, narrow_in), core]
+        return found if whole else [*found, part(layer, narrow_out, outputs, bias=biased)]
 
     def unfoldings(self, block: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         return (block.flatten(1),), (block.transpose(0, 1).flatten(1),)
@@ -79,9 +83,24 @@ class Tucker2(Factorization):
                 random_state=0,
             )
         ones = [1] * (block.dim() - 2)
-        return [right.T.reshape(ranks[1], -1, *ones), core, left.reshape(-1, ranks[0], *ones)]
+        first, last = right.T.reshape(ranks[1], -1, *ones), left.reshape(-1, ranks[0], *ones)
+        found = [first, core, last]
+        if ranks[1] == block.shape[1]:
+            found[:2] = [_widened(first, core)]
+        if ranks[0] == block.shape[0]:
+            found[-2:] = [torch.tensordot(last.flatten(1), found[-2], 1)]
+        return found
 
     def product(self, factors: Sequence[Tensor]) -> Tensor:
-        first, core, last = factors
-        wide = torch.tensordot(last.flatten(1), core, 1)
-        return torch.tensordot(wide, first.flatten(1), ([1], [0])).movedim(-1, 1)
+        at = next(i for i, factor in enumerate(factors) if math.prod(factor.shape[2:]) > 1)
+        found = factors[at]
+        for last in factors[at + 1 :]:
+            found = torch.tensordot(last.flatten(1), found, 1)
+        for first in factors[:at]:
+            found = _widened(first, found)
+        return found
+
+
+def _widened(first: Tensor, core: Tensor) -> Tensor:
+    """The kernel of ``first``, a 1x1 convolution, and ``core`` behind it, as one."""
+    return torch.tensordot(core, first.flatten(1), ([1], [0])).movedim(-1, 1)
