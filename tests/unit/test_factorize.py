@@ -156,7 +156,7 @@ def test_ranks_of_outputs_and_inputs():
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_factor_that_would_keep_the_channels_is_left_out(ranks, shapes, bias):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=1, bias=bias)).double()
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=bias)).double()
     # Of the ranks that are asked for, so that the factors are exact.
     full, x = copy.deepcopy(model), torch.randn(2, 4, 9, 9, dtype=torch.float64)
     espalier.factorize(full, {"0": ranks})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
+
+import numpy as np
 
 from espalier.container import layout
 from espalier.container.checksum import crc32
@@ -256,29 +259,38 @@ class Reader:
         return self.tensor(name).slice(index)
 
     def _chunk(self, entry: Entry) -> memoryview:
-        """The bytes of a chunk, until this thread asks for the next one: into one buffer, always.
+        """The bytes of a chunk, checked; they stay until this thread asks for the next one.
 
-        Memory fresh from the system must be cleared first, which takes as long as to decode it.
+        Those of a file in memory are taken where they are, any others into one buffer, always:
+        memory fresh from the system must be cleared first, which takes as long as to decode it.
         """
-        buffer = getattr(self._scratch, "buffer", b"")
-        if len(buffer) < entry.length:
-            buffer = self._scratch.buffer = bytearray(entry.length)
-        chunk = memoryview(buffer)[: entry.length]
-        readinto = getattr(self._file, "readinto", None)
-        if readinto is None:  # a file object with the least there is
-            chunk[:] = self._read(entry.offset, entry.length)
-            read = entry.length
+        if type(self._file) is io.BytesIO:
+            chunk = memoryview(self._file.getvalue())[entry.offset : entry.offset + entry.length]
+            read = len(chunk)
         else:
-            with self._lock:
-                self._file.seek(entry.offset)
-                read = 0
-                while read < entry.length and (n := readinto(chunk[read:])):
-                    read += n
+            chunk, read = self._buffered(entry)
         if read != entry.length:
             raise TruncatedFile(f"{entry.length} bytes are declared, {read} were read")
         if crc32(chunk) != entry.crc:
             raise CorruptFile("the checksum does not match")
         return chunk
+
+    def _buffered(self, entry: Entry) -> tuple[memoryview, int]:
+        """A chunk in this thread's buffer, and how many bytes of it could be read."""
+        buffer = getattr(self._scratch, "buffer", b"")
+        if len(buffer) < entry.length:
+            buffer = self._scratch.buffer = np.empty(entry.length, np.uint8)
+        chunk = memoryview(buffer)[: entry.length]
+        readinto = getattr(self._file, "readinto", None)
+        if readinto is None:  # a file object with the least there is
+            chunk[:] = self._read(entry.offset, entry.length)
+            return chunk, entry.length
+        with self._lock:
+            self._file.seek(entry.offset)
+            read = 0
+            while read < entry.length and (n := readinto(chunk[read:])):
+                read += n
+        return chunk, read
 
     def _decode(self, entry: Entry) -> tuple[CompressedTensor, dict[str, int]]:
         if entry.kind == layout.COPY:
