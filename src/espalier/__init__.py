@@ -33,6 +33,7 @@ _HOMES = {
     "espalier.quantization.share": ["Refresher", "share", "share_layerwise"],
     "espalier.rate_aware": ["RateAware"],
     "espalier.recipe": ["run_recipe"],
+    "espalier.runtime": ["accelerate"],
     "espalier.structure.edit": ["edits_of"],
     "espalier.structure.factorize": ["factorize"],
     "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from espalier.quantization.share import Refresher, share, share_layerwise
     from espalier.rate_aware import RateAware
     from espalier.recipe import run_recipe
+    from espalier.runtime import accelerate
     from espalier.structure.edit import edits_of
     from espalier.structure.factorize import factorize
     from espalier.structure.filters import prune_filters, prune_filters_layerwise
@@ -99,6 +101,7 @@ __all__ = [
     "TruncatedFile",
     "UnknownMethod",
     "UnsupportedVersion",
+    "accelerate",
     "attach",
     "choose",
     "collect_curvature",

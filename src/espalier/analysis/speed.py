@@ -99,7 +99,8 @@ def compare_speed(
     example : Tensor
         One input or more; its first sample is repeated for each batch size.
     runtimes : sequence of str
-        Of ``eager``, ``compile`` (``torch.compile``) and ``onnxruntime``.
+        Of ``eager``, ``compile`` (``torch.compile``), ``onnxruntime`` and ``packed``
+        (:func:`espalier.accelerate`).
     batches : sequence of int
         Samples in one pass.
     repeats, warmup : int

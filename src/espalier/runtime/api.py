@@ -1,0 +1,242 @@
+"""``espalier.accelerate``: sparse layers of a network run from their compressed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espalier.errors import InvalidArgument, first_line
+from espalier.parametrization import finalize
+from espalier.runtime.candidates import (
+    DENSEST,
+    Candidate,
+    find_candidates,
+    look,
+    measured,
+    repeated,
+)
+from espalier.runtime.layers import DENSE, PackedLayer
+from espalier.runtime.report import ModelTime, PackedRow, RuntimeReport
+from espalier.targets import Skipped, unwrap
+from espalier.timing import Clock, compare
+
+PREFERENCES = ("time", "memory")
+_SLOWEST = 1.05
+"""How many times as long as the dense network the result may take."""
+_REPEATS, _WARMUP, _SECONDS = 15, 1, 2.0
+
+
+@torch.no_grad()
+def accelerate(
+    model: nn.Module,
+    example: Any,
+    *,
+    batches: Sequence[int] = (1, 32),
+    prefer: str = "time",
+    expand: bool = False,
+) -> RuntimeReport:
+    """Let sparse layers compute from their nonzeros and codes, wherever that is faster.
+
+    A linear layer or a convolution whose weight has zeros, by a mask or a codebook of Espalier's or
+    as plain values, is replaced by one that holds a word of 16 or 32 bits for each nonzero, its
+    column and its code, and computes y_i = sum_j S[I_ij] x_j from them, on as many threads as
+    PyTorch has. Each is timed in turn with the dense layer, at each batch size; where that is
+    faster, the dense weight stays beside, and computes. At last the whole network is timed, and
+    goes back to dense at a batch size at which it takes more than 1.05 times as long.
+
+    The results are those of the dense network but for the order of additions. For inference on the
+    CPU: the network is in evaluation mode afterwards, and its new layers have no parameters.
+    ``state_dict()`` still gives plain dense weights. Deep copies share the packed ones.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place: layers replaced, masks and codebooks finalized.
+    example : Tensor, or tuple of the model's inputs
+        One sample or more, repeated for each batch size.
+    batches : sequence of int
+        Sizes to measure. With any other, each layer does what was best at the nearest.
+    prefer : str
+        ``"time"``, or ``"memory"``: every sparse layer runs from its packed weight alone, timed all
+        the same, and faster or slower than before.
+    expand : bool
+        Whether linear layers may take more memory than packed: their weights expanded once into
+        ``torch.sparse_csr`` are tried too.
+
+    Returns
+    -------
+    RuntimeReport
+        Times, forms and bytes, layer by layer; what is skipped, with the reason.
+
+    Raises
+    ------
+    InvalidArgument
+        The model fails on the example, or lies on another device than the CPU; an option is out of
+        range; a weight holds NaN or infinity. The model is then as it was.
+
+    Examples
+    --------
+    >>> import torch, espalier
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2048, 1024), torch.nn.ReLU())
+    >>> _ = espalier.prune(model, density=0.05)
+    >>> _ = espalier.share(model, bits=5)
+    >>> x = torch.randn(1, 2048)
+    >>> before = model(x).detach()
+    >>> report = espalier.accelerate(model, x, batches=[1], prefer="memory")
+    >>> report.layers[0].dense_bytes // report.layers[0].weight_bytes
+    39
+    >>> torch.allclose(model(x), before, atol=1e-5)
+    True
+
+    Notes
+    -----
+    The idea is that of Han et al. 2016, EIE (arXiv 1602.01528), section 3. Otherwise than there,
+    rows and not columns are spread over the workers, an index is the column within a block and no
+    gap, and zeros among the x are not skipped.
+    """
+    model = unwrap(model)
+    inputs = example if isinstance(example, tuple) else (example,)
+    _check(model, inputs, batches, prefer)
+    shapes, samples = look(model, inputs, batches)
+    candidates, skipped = find_candidates(
+        model, shapes, samples, 1.0 if prefer == "memory" else DENSEST
+    )
+    for candidate in candidates:
+        candidate.settle([measured(candidate, n, prefer, expand) for n in batches])
+    model.eval()
+    finalize(model)
+    dense_bytes = _bytes(model)
+    candidates = _worth_it(candidates, skipped)
+    times = _replaced(model, candidates, inputs, batches, prefer)
+    candidates = _worth_it(candidates, skipped)
+    for candidate in candidates:
+        candidate.made.drop_unused()
+    return RuntimeReport(
+        layers=tuple(_row(candidate) for candidate in candidates),
+        skipped=tuple(skipped),
+        model=times,
+        dense_bytes=dense_bytes,
+        weight_bytes=_bytes(model),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _check(model: nn.Module, inputs: tuple[Any, ...], batches: Sequence[int], prefer: str) -> None:
+    if prefer not in PREFERENCES:
+        raise InvalidArgument(f"prefer {prefer!r} must be one of {', '.join(PREFERENCES)}")
+    if not batches or any(n < 1 for n in batches):
+        raise InvalidArgument(f"batches {list(batches)} must be numbers from 1 on")
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if not tensors or any(not x.dim() or not len(x) for x in tensors):
+        raise InvalidArgument("example has no sample in it")
+    for x in (*tensors, *model.parameters()):
+        if x.device.type != "cpu":
+            raise InvalidArgument(
+                f"compressed weights are computed from on the CPU, not {x.device}"
+            )
+
+
+def _worth_it(candidates: list[Candidate], skipped: list[Skipped]) -> list[Candidate]:
+    """Those that do not run dense at every batch size; the others become skipped."""
+    for candidate in candidates:
+        if candidate.all_dense:
+            first = candidate.choices[0]
+            skipped.append(
+                Skipped(
+                    candidate.names[0],
+                    f"dense is faster: {first.dense_ms.median:.3g} ms at batch {first.batch}, "
+                    f"packed {first.packed_ms.median:.3g}",
+                )
+            )
+    return [candidate for candidate in candidates if not candidate.all_dense]
+
+
+def _put(model: nn.Module, names: Iterable[str], module: nn.Module) -> None:
+    for name in names:
+        head, _, tail = name.rpartition(".")
+        setattr(model.get_submodule(head), tail, module)
+
+
+def _replaced(
+    model: nn.Module,
+    candidates: list[Candidate],
+    inputs: tuple[Any, ...],
+    batches: Sequence[int],
+    prefer: str,
+) -> tuple[ModelTime, ...]:
+    """Put the new layers in place, unless the network becomes slower by them."""
+    if not candidates:
+        return ()
+    before = {c.names: model.get_submodule(c.names[0]) for c in candidates}
+    for candidate in candidates:
+        _put(model, candidate.names, candidate.made)
+    try:
+        times = tuple(_whole(model, candidates, repeated(inputs, n), n) for n in batches)
+    except Exception as error:
+        for names, module in before.items():
+            _put(model, names, module)
+        raise InvalidArgument(
+            f"the model cannot be run with packed layers: {first_line(error)}"
+        ) from error
+    if prefer == "time":
+        slow = {time.batch for time in times if time.ratio.median < 1 / _SLOWEST}
+        for candidate in candidates:
+            candidate.settle(
+                [
+                    replace(choice, form=DENSE, ratio=1.0) if choice.batch in slow else choice
+                    for choice in candidate.choices
+                ]
+            )
+            if candidate.all_dense:
+                _put(model, candidate.names, before[candidate.names])
+    return times
+
+
+def _whole(
+    model: nn.Module, candidates: list[Candidate], inputs: tuple[Any, ...], batch: int
+) -> ModelTime:
+    """The network at one batch size, all dense and as chosen, in turn."""
+    chosen = [(c.made, c.made.choice) for c in candidates]
+
+    def run(dense: bool) -> Callable[[], object]:
+        def call() -> object:
+            for made, choice in chosen:
+                made.choice = {1: DENSE} if dense else choice
+            return model(*inputs)
+
+        return call
+
+    found = compare(
+        run(True), run(False), Clock(), repeats=_REPEATS, warmup=_WARMUP, seconds=_SECONDS
+    )
+    for made, choice in chosen:
+        made.choice = choice
+    return ModelTime(batch, found.first, found.second, found.ratio)
+
+
+def _bytes(model: nn.Module) -> int:
+    """Of all parameters, buffers and packed weights in memory; what is shared counts once."""
+    tensors = {id(x): x.nbytes for x in (*model.parameters(), *model.buffers())}
+    for layer in model.modules():
+        if isinstance(layer, PackedLayer):
+            tensors |= layer.held()
+            if layer.bias is not None:
+                tensors[id(layer.bias)] = layer.bias.nbytes
+    return sum(tensors.values())
+
+
+def _row(candidate: Candidate) -> PackedRow:
+    made = candidate.made
+    return PackedRow(
+        name=candidate.names[0],
+        shape=tuple(made.shape),
+        density=made.matrix.nonzeros / max(1, made.shape.numel()),
+        levels=None if made.matrix.bits is None else int(made.matrix.table.size),
+        dense_bytes=made.shape.numel() * made.matrix.table.itemsize,
+        weight_bytes=made.weight_bytes,
+        choices=candidate.choices,
+    )

@@ -1,0 +1,202 @@
+"""Layers that may run from their packed weights, and what was measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from espalier.errors import InvalidArgument, first_line
+from espalier.modes import evaluating
+from espalier.runtime.convolution import PackedConv
+from espalier.runtime.layers import DENSE, EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.packed import REALS, PackedMatrix
+from espalier.runtime.report import Choice
+from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
+from espalier.timing import Clock, Comparison, compare
+
+LAYERS: dict[type[nn.Module], type[PackedLayer]] = {
+    nn.Linear: PackedLinear,
+    nn.Conv1d: PackedConv,
+    nn.Conv2d: PackedConv,
+    nn.Conv3d: PackedConv,
+}
+DENSEST = 0.5
+"""Above this density no sparse kernel is faster than a dense one."""
+
+_REPEATS, _WARMUP, _SECONDS = 15, 1, 0.5
+_WORTH_ITS_MEMORY = 1.05
+"""How much faster than packed an expanded weight must be to be held."""
+
+Inputs = dict[str, dict[int, torch.Size]]
+"""Layer -> batch size -> shape of its input."""
+
+
+@dataclass
+class Candidate:
+    """A layer, and what would stand in its place."""
+
+    names: tuple[str, ...]
+    made: PackedLayer
+    sample: Tensor
+    shapes: dict[int, torch.Size]
+    choices: tuple[Choice, ...] = ()
+
+    def settle(self, choices: Sequence[Choice]) -> None:
+        """Let the new layer do what was measured best."""
+        self.choices = tuple(choices)
+        self.made.choice = self.by_positions({choice.batch: choice.form for choice in choices})
+
+    @property
+    def all_dense(self) -> bool:
+        """Whether the layer is best left alone."""
+        return all(choice.form == DENSE for choice in self.choices)
+
+    def by_positions(self, forms: dict[int, str]) -> dict[int, str]:
+        """Forms by batch size as the layer looks them up."""
+        return {self.made.positions(self.input(batch)): form for batch, form in forms.items()}
+
+    def input(self, batch: int) -> Tensor:
+        """What the layer meets at a batch size: its shape, filled with values that it did meet."""
+        shape = self.shapes[batch]
+        times = -(-shape.numel() // max(1, self.sample.numel()))
+        return self.sample.reshape(-1).repeat(times)[: shape.numel()].view(shape)
+
+
+def repeated(example: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
+    """The first samples of the tensors of ``example``, repeated up to ``batch``."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch]
+
+    return tuple(one(x) for x in example)
+
+
+def look(
+    model: nn.Module, example: tuple[Any, ...], batches: Sequence[int]
+) -> tuple[Inputs, dict[str, Tensor]]:
+    """Run ``model`` at each batch size; the shapes that each layer met, and an input of it."""
+    shapes: Inputs = {}
+    samples: dict[str, Tensor] = {}
+    batch = 0
+
+    def hook(name: str) -> Any:
+        def seen(_module: nn.Module, inputs: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                shapes.setdefault(name, {}).setdefault(batch, inputs[0].shape)
+                samples.setdefault(name, inputs[0].detach().clone())
+
+        return seen
+
+    modules = [(n, m) for n, m in model.named_modules() if _plain_type(m) in LAYERS]
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules]
+    try:
+        with evaluating(model):
+            for batch in sorted(batches):
+                model(*repeated(example, batch))
+    except Exception as error:
+        raise InvalidArgument(
+            f"the model cannot be run on the example at batch size {batch}: {first_line(error)}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes, samples
+
+
+def _plain_type(module: nn.Module) -> type[nn.Module]:
+    return parametrize.type_before_parametrizations(module)
+
+
+def find_candidates(
+    model: nn.Module, shapes: Inputs, samples: dict[str, Tensor], densest: float
+) -> tuple[list[Candidate], list[Skipped]]:
+    """The layers that can be packed, and the others with the reason."""
+    found: list[Candidate] = []
+    skipped: list[Skipped] = []
+    for target in find_targets(model):
+        if target.kind not in ("linear", "conv"):
+            continue
+        packed: PackedMatrix | None = None
+        for module in dict.fromkeys(site.module for site in target.sites):
+            names = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
+            called = next((name for name in names if name in shapes), "")
+            why = _obstacle(target, module, names, called)
+            if not why:
+                layer, why = _packed(target, module, packed, densest)
+            if why:
+                skipped.append(Skipped(names[0], why))
+            else:
+                assert layer is not None
+                packed = layer.matrix
+                found.append(Candidate(tuple(names), layer, samples[called], shapes[called]))
+    return found, skipped
+
+
+def _obstacle(target: Target, module: nn.Module, names: list[str], called: str) -> str:
+    if _plain_type(module) not in LAYERS:
+        return f"a {_plain_type(module).__name__} is run dense"
+    if "" in names:
+        return "is the whole model: there is nothing to put another layer into"
+    if target.obstacle:
+        return target.obstacle
+    if target.value.dtype not in REALS:
+        name = str(target.value.dtype).removeprefix("torch.")
+        return f"it is {name}: float32 and float64 are computed from codes"
+    if any((module._forward_hooks, module._forward_pre_hooks)):
+        return "has hooks, which another layer would not have"
+    return "" if called else "is not called on the example: its weight may be read in another way"
+
+
+def _packed(
+    target: Target, module: Any, shared: PackedMatrix | None, densest: float
+) -> tuple[PackedLayer | None, str]:
+    weight = target.value.detach()
+    refuse_nonfinite(target, weight)
+    density = float((weight != 0).float().mean()) if weight.numel() else 1.0
+    if density > densest:
+        return None, f"{100 * density:.0f}% of its weights are not zero: dense is faster"
+    if isinstance(module, nn.Linear):
+        matrix = PackedMatrix.of(weight) if shared is None else shared
+        made: PackedLayer = PackedLinear(matrix, module)
+    else:
+        made = PackedConv(PackedMatrix.of(PackedConv.rows(module)), module)
+    if made.matrix.nbytes > weight.nbytes:
+        return None, f"packed it takes {made.matrix.nbytes:,} bytes, dense {weight.nbytes:,}"
+    made.kept = weight
+    return made, ""
+
+
+def measured(candidate: Candidate, batch: int, prefer: str, expand: bool) -> Choice:
+    """Time the forms of a layer's weight in turn at one batch size, and choose one."""
+    x, made = candidate.input(batch), candidate.made
+
+    def timed(form: str) -> Comparison:
+        return compare(
+            lambda: made.compute(x, DENSE),
+            lambda: made.compute(x, form),
+            Clock(),
+            repeats=_REPEATS,
+            warmup=_WARMUP,
+            seconds=_SECONDS,
+        )
+
+    packed = timed(PACKED)
+    form, ratio, expanded = PACKED, packed.ratio.median, None
+    if prefer == "memory":
+        return Choice(batch, PACKED, packed.first, packed.second, None, ratio)
+    if expand and isinstance(made, PackedLinear):
+        made.expand()
+        found = timed(EXPANDED)
+        expanded = found.second
+        if found.ratio.median > max(_WORTH_ITS_MEMORY * ratio, 1):
+            form, ratio = EXPANDED, found.ratio.median
+    if ratio < 1:
+        form, ratio = DENSE, 1.0
+    return Choice(batch, form, packed.first, packed.second, expanded, ratio)

@@ -1,0 +1,246 @@
+"""A sparse matrix in memory as it is in the file: positions and codes, no more than they need."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from espalier.errors import InvalidArgument
+from espalier.kernels import product_tasks as tasks
+from espalier.kernels.product_tasks import FIELDS, TILES, product_body
+from espalier.runtime.threads import run
+from espalier.state import Array
+
+REALS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+"""What the kernels compute in."""
+
+_TASKS_PER_THREAD = 8
+_WORK_OF_A_THREAD = 1 << 14
+"""Products below which a second thread would wait longer than it works."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """The nonzeros of a matrix as words of column and code, with the codebook beside them.
+
+    Layout and algebra: :mod:`espalier.kernels.sparse_product`.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    words : uint16 or uint32 array, shape (nonzeros,)
+    pointers : int32 array, shape (blocks * rows + 1,)
+    table : float32 or float64 array
+        The codebook; without codes, the value of each nonzero.
+    bits : int or None
+        Of a code; None without codes.
+
+    Examples
+    --------
+    >>> matrix = PackedMatrix.of(torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, -1.0]]))
+    >>> matrix.table.tolist(), matrix.bits, matrix.nonzeros
+    ([-1.0, 2.0], 1, 3)
+    >>> matrix.dense().tolist()
+    [[0.0, 2.0, 0.0], [2.0, 0.0, -1.0]]
+    """
+
+    shape: tuple[int, int]
+    words: Array
+    pointers: Array
+    table: Array
+    bits: int | None
+
+    @classmethod
+    def of(cls, weight: Tensor) -> PackedMatrix:
+        """Pack the nonzeros of ``weight``, a matrix on the CPU, in float32 or float64.
+
+        Raises
+        ------
+        InvalidArgument
+            Another dtype, or 2**31 nonzeros and more.
+        """
+        if weight.dim() != 2 or weight.dtype not in REALS:
+            raise InvalidArgument(
+                f"a matrix in float32 or float64 can be packed, not {weight.dim()} dimensions in "
+                f"{weight.dtype}"
+            )
+        dense = weight.detach().cpu().contiguous().numpy()
+        rows, columns = np.nonzero(dense)
+        if rows.size >= 1 << 31:
+            raise InvalidArgument(f"{rows.size} nonzeros are too many for pointers of 32 bits")
+        values = dense[rows, columns]
+        table, codes = np.unique(values, return_inverse=True)
+        coded = _Layout.of(dense.shape, values.size, max(0, int(table.size) - 1).bit_length())
+        exact = _Layout.of(dense.shape, values.size, 0)
+        if coded.nbytes + table.nbytes > exact.nbytes + values.nbytes:
+            return cls._packed(dense.shape, exact, rows, columns, values, None)
+        return cls._packed(dense.shape, coded, rows, columns, table, codes)
+
+    @classmethod
+    def _packed(
+        cls,
+        shape: tuple[int, int],
+        layout: _Layout,
+        rows: Array,
+        columns: Array,
+        table: Array,
+        codes: Array | None,
+    ) -> PackedMatrix:
+        block, within = np.divmod(columns, 1 << layout.column_bits)
+        segment = block * shape[0] + rows
+        order = np.argsort(segment, kind="stable") if layout.blocks > 1 else slice(None)
+        words = within << layout.bits
+        if codes is None:
+            table = table[order]
+        else:
+            words |= codes.reshape(-1)
+        counts = np.bincount(segment, minlength=layout.blocks * shape[0])
+        return cls(
+            (int(shape[0]), int(shape[1])),
+            words[order].astype(layout.word),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            np.ascontiguousarray(table),
+            None if codes is None else layout.bits,
+        )
+
+    def __deepcopy__(self, _memo: Any) -> PackedMatrix:
+        return self  # nothing writes to it
+
+    @property
+    def nonzeros(self) -> int:
+        return int(self.words.size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: words, pointers and table."""
+        return int(self.words.nbytes + self.pointers.nbytes + self.table.nbytes)
+
+    def dense(self) -> Tensor:
+        """The matrix itself."""
+        dense = np.zeros(self.shape, self.table.dtype)
+        held = self.bits or 0
+        segments = np.repeat(np.arange(self.pointers.size - 1), np.diff(self.pointers))
+        words = self.words.astype(np.int64)
+        width = 1 << (8 * self.words.itemsize - held)
+        rows = max(1, self.shape[0])
+        values = self.table if self.bits is None else self.table[words & ((1 << held) - 1)]
+        dense[segments % rows, segments // rows * width + (words >> held)] = values
+        return torch.from_numpy(dense)
+
+    def times_vector(self, x: Tensor, bias: Tensor, threads: int) -> Tensor:
+        """``W x + bias`` for a contiguous vector of the columns."""
+        y = torch.empty(self.shape[0], dtype=x.dtype)
+        self._run(1, 1, x, y, bias, None, 0, 1, threads)
+        return y
+
+    def times_tiles(
+        self, x: Tensor, starts: Array, positions: int, bias: Tensor, threads: int
+    ) -> Tensor:
+        """``y[r, p] = bias[r] + sum_j W[r, j] x[starts[j] + p]`` for p below ``positions``.
+
+        Parameters
+        ----------
+        x : Tensor, contiguous
+            Long enough that every start has :func:`padded` ``(positions)`` values behind it.
+        starts : int32 array, one for each column
+
+        Returns
+        -------
+        Tensor, shape (rows, padded(positions))
+            What lies beyond ``positions`` means nothing.
+        """
+        stride = padded(positions)
+        y = torch.empty(self.shape[0], stride, dtype=x.dtype)
+        begin = 0
+        for wide in TILES:
+            tiles = (stride - begin) // wide
+            if tiles:
+                self._run(wide, tiles, x, y, bias, starts, begin, stride, threads)
+            begin += tiles * wide
+        return y
+
+    def _run(
+        self,
+        wide: int,
+        tiles: int,
+        x: Tensor,
+        y: Tensor,
+        bias: Tensor,
+        starts: Array | None,
+        begin: int,
+        stride: int,
+        threads: int,
+    ) -> None:
+        """Put the block together, and let threads work on it."""
+        rows = self.shape[0]
+        if not rows:
+            return
+        threads = min(threads, 1 + self.nonzeros * wide * tiles // _WORK_OF_A_THREAD)
+        pieces = -(-_TASKS_PER_THREAD * threads // tiles) if threads > 1 else 1
+        chunk = -(-rows // min(pieces, rows))
+        chunks = -(-rows // chunk)
+        block = (ctypes.c_int64 * FIELDS)()
+        block[tasks.CHUNK], block[tasks.CHUNKS] = chunk, chunks
+        block[tasks.TASKS] = chunks * tiles
+        block[tasks.BITS] = self.bits or 0
+        block[tasks.POSITION], block[tasks.STRIDE] = begin, stride
+        arrays: Sequence[tuple[int, Any]] = (
+            (tasks.WORDS, self.words),
+            (tasks.POINTERS, self.pointers),
+            (tasks.TABLE, self.table),
+            (tasks.STARTS, starts),
+        )
+        for field, array in arrays:
+            if array is not None:
+                block[field], block[field + 1] = array.ctypes.data, array.size
+        for field, tensor in ((tasks.BIAS, bias), (tasks.X, x), (tasks.Y, y)):
+            block[field], block[field + 1] = tensor.data_ptr(), tensor.numel()
+        body = product_body(self.table.dtype, self.words.dtype, self.bits is not None, wide)
+        run(body.address, ctypes.addressof(block), threads)
+
+
+def padded(positions: int) -> int:
+    """``positions`` rounded up to whole tiles.
+
+    Examples
+    --------
+    >>> [padded(n) for n in (1, 8, 9, 32, 40, 41)]
+    [8, 8, 32, 32, 40, 64]
+    """
+    *_, middle, small = TILES
+    whole, rest = divmod(positions, middle)
+    tail = small if rest <= small else middle  # two small tiles take longer than a middle one
+    return whole * middle + (tail if rest else 0)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How wide the words are, and what they and their pointers take."""
+
+    word: np.dtype[Any]
+    bits: int
+    blocks: int
+    nbytes: int
+
+    @property
+    def column_bits(self) -> int:
+        return 8 * self.word.itemsize - self.bits
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], nonzeros: int, bits: int) -> _Layout:
+        """The words that take the least memory, with ``bits`` for a code."""
+        made = []
+        for word in (np.dtype(np.uint16), np.dtype(np.uint32)):
+            column_bits = 8 * word.itemsize - bits
+            if column_bits > 0:
+                blocks = max(1, -(-shape[1] // (1 << column_bits)))
+                size = nonzeros * word.itemsize + 4 * (blocks * shape[0] + 1)
+                made.append(cls(word, bits, blocks, size))
+        return min(made, key=lambda layout: layout.nbytes)

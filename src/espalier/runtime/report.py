@@ -1,0 +1,97 @@
+"""What became of each layer of a network that runs from its compressed weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from espalier.targets import Skipped
+from espalier.timing import Spread
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured at one batch size, and the form that was chosen.
+
+    Attributes
+    ----------
+    batch : int
+    form : str
+        ``"packed"`` (from the codes), ``"expanded"`` (``torch.sparse_csr``) or ``"dense"``.
+    dense_ms, packed_ms, expanded_ms : Spread or None
+        Milliseconds of the layer: median and quartiles. None if it was not measured.
+    ratio : float
+        Dense by chosen, measured in turn, round by round: 2 means twice as fast.
+    """
+
+    batch: int
+    form: str
+    dense_ms: Spread
+    packed_ms: Spread
+    expanded_ms: Spread | None
+    ratio: float
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One layer.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Of its weight.
+    density : float
+        Share of nonzeros.
+    levels : int or None
+        Distinct values, where there is a codebook of them.
+    dense_bytes, weight_bytes : int
+        Of the weight in memory: as it was, and in the form or forms that are held now.
+    choices : tuple of Choice
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    levels: int | None
+    dense_bytes: int
+    weight_bytes: int
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class ModelTime:
+    """The whole network at one batch size: as it was, as it is now, and the ratio of the two."""
+
+    batch: int
+    dense_ms: Spread
+    result_ms: Spread
+    ratio: Spread
+
+
+@dataclass(frozen=True)
+class RuntimeReport:
+    """The result of :func:`espalier.accelerate`.
+
+    Attributes
+    ----------
+    layers : tuple of PackedRow
+        Those that compute from another form than the dense one at some batch size.
+    skipped : tuple of Skipped
+        The others, each with the reason.
+    model : tuple of ModelTime
+    dense_bytes, weight_bytes : int
+        Of all parameters and buffers of the network in memory, before and now.
+    threads : int
+    """
+
+    layers: tuple[PackedRow, ...]
+    skipped: tuple[Skipped, ...]
+    model: tuple[ModelTime, ...]
+    dense_bytes: int
+    weight_bytes: int
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)

@@ -1,0 +1,323 @@
+"""Networks that run from their compressed weights: choices, memory, and what cannot be."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import espalier
+from espalier.errors import InvalidArgument
+from espalier.runtime import candidates as candidates_module
+from espalier.runtime.convolution import PackedConv
+from espalier.runtime.layers import DENSE, EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.packed import PackedMatrix
+from espalier.runtime.threads import openmp, pool
+from espalier.timing import Comparison, Spread
+
+FAST = Spread(1.0, 1.0, 1.0)
+
+
+def network(density: float = 0.1, bits: int | None = 5) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 256)
+    )
+    espalier.prune(model, density=density)
+    if bits:
+        espalier.share(model, bits=bits)
+    return model.eval()
+
+
+IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Ratios that a test sets: dense by each form of a layer, and of the whole model."""
+    ratios = {PACKED: 2.0, EXPANDED: 1.0, "model": 2.0}
+
+    last: list[str] = []
+
+    def of_layer(first, second, clock, **options):
+        first(), second()
+        return fake(ratios[last[-1]])
+
+    def of_model(first, second, clock, **options):
+        first(), second()
+        return fake(ratios["model"])
+
+    def fake(ratio):
+        return Comparison(FAST, FAST, Spread(ratio, ratio, ratio))
+
+    for kind in (PackedLinear, PackedConv):
+
+        def compute(layer, x, form, real=kind.compute):
+            last.append(form)
+            return real(layer, x, form)
+
+        monkeypatch.setattr(kind, "compute", compute)
+    monkeypatch.setattr("espalier.runtime.candidates.compare", of_layer)
+    monkeypatch.setattr("espalier.runtime.api.compare", of_model)
+    return ratios
+
+
+def test_words_by_hand():
+    dense = torch.tensor([[0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0], [5.0, 0.0, 0.0, 2.0]])
+    packed = PackedMatrix.of(dense)
+    # Two values and -1 make three: codes of two bits under the column.
+    assert packed.bits == 2
+    assert packed.table.tolist() == [-1.0, 2.0, 5.0]
+    assert packed.words.tolist() == [1 << 2 | 1, 3 << 2 | 0, 0 << 2 | 2, 3 << 2 | 1]
+    assert packed.pointers.tolist() == [0, 2, 2, 4]
+    assert packed.nbytes == 4 * 2 + 4 * 4 + 3 * 4
+    y = packed.times_vector(torch.tensor([1.0, 10.0, 100.0, 1000.0]), torch.ones(3), 1)
+    assert y.tolist() == [1 + 20 - 1000, 1, 1 + 5 + 2000]
+
+
+def test_the_memory_of_the_paper_s_layer():
+    """4096 x 4096, 9% of them, 32 values: 2 bytes for each nonzero, pointers for two blocks."""
+    n = 1_509_949
+    at = torch.randperm(1 << 24, generator=torch.Generator().manual_seed(0))[:n]
+    dense = torch.zeros(1 << 24)
+    dense[at] = torch.arange(1.0, 33.0)[torch.arange(n) % 32]
+    packed = PackedMatrix.of(dense.view(4096, 4096))
+    assert packed.words.dtype == np.uint16
+    assert packed.nbytes == 2 * n + 4 * (2 * 4096 + 1) + 4 * 32 < 4_000_000
+
+
+def test_results_are_those_of_the_dense_network(clock):
+    model = network()
+    with torch.no_grad():
+        before = model(IMAGES)
+    plain = espalier.finalize(copy.deepcopy(model)).state_dict()
+    report = espalier.accelerate(model, IMAGES, batches=[1, 4])
+    assert [row.name for row in report.layers] == ["0", "3"]
+    assert all(isinstance(model[i], PackedLayer) for i in (0, 3))
+    assert not list(model.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
+        twin = copy.deepcopy(model)
+        assert twin[3].matrix is model[3].matrix
+        torch.testing.assert_close(twin(IMAGES), before, rtol=0, atol=1e-5)
+    state = model.state_dict()
+    assert state.keys() == plain.keys()
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
+
+
+def test_the_reported_bytes_are_those_in_memory(clock):
+    model = network()
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    conv, linear = report.layers
+    matrix = model[3].matrix
+    assert linear.weight_bytes == sum(
+        part.nbytes for part in (matrix.words, matrix.pointers, matrix.table)
+    )
+    assert linear.dense_bytes == 256 * 1024 * 4
+    assert (linear.levels, linear.density) == (32, pytest.approx(0.1, abs=1e-4))
+    biases = (16 + 256) * 4
+    assert report.dense_bytes == conv.dense_bytes + linear.dense_bytes + biases
+    assert report.weight_bytes == conv.weight_bytes + linear.weight_bytes + biases
+
+
+def test_dense_where_dense_is_faster(clock):
+    clock[PACKED] = 0.9
+    model = network()
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert not report.layers
+    assert type(model[3]) is nn.Linear
+    assert [skipped.name for skipped in report.skipped] == ["0", "3"]
+    assert "dense is faster" in report.skipped[0].reason
+
+
+def test_a_network_that_is_slower_as_a_whole_goes_back(clock):
+    clock["model"] = 0.9
+    model = network()
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert not report.layers
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_memory_before_time(clock):
+    clock[PACKED] = 0.5
+    clock["model"] = 0.5
+    model = network()
+    report = espalier.accelerate(model, IMAGES, batches=[1], prefer="memory")
+    assert [choice.form for row in report.layers for choice in row.choices] == [PACKED, PACKED]
+    assert report.weight_bytes < report.dense_bytes / 5
+
+
+def test_expanded_where_that_is_worth_its_memory(clock):
+    clock[EXPANDED] = 2.05
+    model = network()
+    espalier.accelerate(model, IMAGES, batches=[1], expand=True)
+    assert model[3].expanded is None
+    clock[EXPANDED] = 3.0
+    model = network()
+    with torch.no_grad():
+        before = model(IMAGES)
+    report = espalier.accelerate(model, IMAGES, batches=[1], expand=True)
+    assert report.layers[1].choices[0].form == EXPANDED
+    csr = model[3].expanded
+    assert csr.col_indices().dtype == torch.int32
+    held = sum(part.nbytes for part in (csr.crow_indices(), csr.col_indices(), csr.values()))
+    assert report.layers[1].weight_bytes == model[3].matrix.nbytes + held
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(IMAGES[:1]), before[:1], rtol=0, atol=1e-5)
+
+
+def test_the_nearest_batch_size_counts():
+    layer = PackedLinear(PackedMatrix.of(torch.eye(8)), nn.Linear(8, 8))
+    layer.choice = {1: PACKED, 16: EXPANDED, 64: DENSE}
+    assert [layer.form(n) for n in (0, 1, 3, 5, 16, 31, 33, 1000)] == [
+        PACKED, PACKED, PACKED, EXPANDED, EXPANDED, EXPANDED, DENSE, DENSE
+    ]  # fmt: skip
+
+
+def test_plain_zeros_need_no_mask(clock):
+    model = espalier.finalize(network())
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert [row.levels for row in report.layers] == [32, 32]
+    model = network(bits=None)
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert [row.levels for row in report.layers] == [43, None]  # 43 weights, as many values
+
+
+def test_from_a_file_and_back_into_one(clock, tmp_path):
+    model = network()
+    espalier.save(model, tmp_path / "model.esp")
+    fresh = espalier.load(tmp_path / "model.esp", into=network(density=0.9, bits=None))
+    espalier.accelerate(fresh, IMAGES, batches=[1])
+    again = io.BytesIO()
+    espalier.save(fresh, again)
+    again.seek(0)
+    state = espalier.load(again)
+    plain = espalier.finalize(model).state_dict()
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
+
+
+class Tied(nn.Module):
+    """One module twice, one weight in two modules, and one that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(64, 64, bias=False)
+        self.again = self.one
+        self.other = nn.Linear(64, 64)
+        self.other.weight = self.one.weight
+        self.idle = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.other(self.again(self.one(x)))
+
+
+def test_tied_weights_are_packed_once(clock):
+    model = Tied().eval()
+    espalier.prune(model, density=0.2)
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        before = model(x)
+    report = espalier.accelerate(model, x, batches=[1])
+    assert model.again is model.one
+    assert model.other.matrix is model.one.matrix
+    assert [row.name for row in report.layers] == ["one", "other"]
+    (skipped,) = report.skipped
+    assert (skipped.name, "not called" in skipped.reason) == ("idle", True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), before)
+
+
+def test_inference_only(clock):
+    model = network()
+    espalier.accelerate(model, IMAGES, batches=[1])
+    with pytest.raises(InvalidArgument, match="for inference only: call model"):
+        model(IMAGES.clone().requires_grad_())
+    model.train()
+    with pytest.raises(InvalidArgument, match="for inference only"):
+        model(IMAGES)
+    model.eval()
+    with pytest.raises(InvalidArgument, match="into which none can be loaded"):
+        model.load_state_dict(model.state_dict())
+    with pytest.raises(InvalidArgument, match=r"computes .* in torch.float32; .* in torch.float64"):
+        model(IMAGES.double())
+    with pytest.raises(InvalidArgument, match=r"shape \(2, 5\) for a layer of 1024 features"):
+        model[3](torch.zeros(2, 5))
+    with pytest.raises(InvalidArgument, match=r"shape \(2, 5, 9, 9\) for a convolution of 3"):
+        model[0](torch.zeros(2, 5, 9, 9))
+
+
+def test_bad_options_leave_the_model_alone():
+    model = network()
+    before = type(model[3])
+    for options, words in [
+        ({"batches": [0]}, r"batches \[0\] must be numbers from 1 on"),
+        ({"prefer": "size"}, "prefer 'size' must be one of time, memory"),
+    ]:
+        with pytest.raises(InvalidArgument, match=words):
+            espalier.accelerate(model, IMAGES, **options)
+    with pytest.raises(InvalidArgument, match="no sample"):
+        espalier.accelerate(model, IMAGES[:0])
+    with pytest.raises(InvalidArgument, match="cannot be run on the example at batch size 1"):
+        espalier.accelerate(model, torch.zeros(1, 4, 8, 8))
+    with pytest.raises(InvalidArgument, match="on the CPU, not meta"):
+        espalier.accelerate(model, IMAGES.to("meta"))
+    assert type(model[3]) is before
+
+
+def test_what_is_left_alone_says_why(clock):
+    model = nn.Sequential(
+        nn.ConvTranspose2d(3, 3, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+    )
+    model[2].register_forward_hook(lambda *_: None)
+    espalier.prune(model, {"2": 0.1, "3": 0.1})
+    report = espalier.accelerate(model, torch.zeros(1, 3, 12, 12), batches=[1])
+    reasons = {skipped.name: skipped.reason for skipped in report.skipped}
+    assert reasons["0"] == "a ConvTranspose2d is run dense"
+    assert reasons["1"] == "100% of its weights are not zero: dense is faster"
+    assert reasons["2"].startswith("has hooks")
+    assert [row.name for row in report.layers] == ["3"]
+    alone = espalier.accelerate(nn.Linear(4, 4), torch.zeros(1, 4))
+    assert "is the whole model" in alone.skipped[0].reason
+    half = nn.Sequential(nn.Linear(4, 4)).bfloat16()
+    report = espalier.accelerate(half, torch.zeros(1, 4, dtype=torch.bfloat16))
+    assert "it is bfloat16" in report.skipped[0].reason
+
+
+def test_a_real_clock_and_two_threads():
+    model = network()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            want = model(IMAGES)
+        report = espalier.accelerate(model, IMAGES, batches=[1], prefer="memory")
+        assert report.threads == 2
+        assert report.model[0].ratio.median > 0
+        with torch.no_grad():
+            torch.testing.assert_close(model(IMAGES), want, rtol=0, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+    assert report.to_json()["layers"][0]["name"] == "0"
+
+
+@pytest.mark.parametrize("make", [openmp, pool])
+def test_either_kind_of_threads_does_all_the_work(make, monkeypatch):
+    share = make()
+    if share is None:
+        pytest.skip("this build of PyTorch has no OpenMP of GNU's kind")
+    monkeypatch.setattr("espalier.runtime.threads._shared", lambda: share)
+    torch.manual_seed(0)
+    dense = torch.randn(1000, 300) * (torch.rand(1000, 300) < 0.3)
+    x = torch.randn(300)
+    y = PackedMatrix.of(dense).times_vector(x, torch.zeros(1000), 3)
+    torch.testing.assert_close(y, dense @ x, rtol=0, atol=1e-4)
+
+
+def test_a_sample_fills_any_shape():
+    made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
+    shapes = {3: torch.Size([3, 4])}
+    found = candidates_module.Candidate(("fc",), made, torch.arange(4.0)[None], shapes)
+    assert found.input(3).tolist() == [[0, 1, 2, 3]] * 3
