@@ -61,7 +61,8 @@ class Inception(nn.Module):
         self.norm = nn.BatchNorm2d(19)
         self.head = nn.Conv2d(19, 5, 3)
 
-    def forward(self, x):
+    # Annotated with text, as `from __future__ import annotations` makes all annotations.
+    def forward(self, x: "torch.Tensor") -> "torch.Tensor":
         x = torch.relu(self.stem(x))
         x = torch.cat(
             [

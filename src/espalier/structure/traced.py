@@ -160,6 +160,10 @@ def trace(model: nn.Module) -> fx.Graph:
             "evaluation"
         )
     for node, other in zip(nodes, others, strict=True):
+        if isinstance(
+            node.type, str
+        ):  # an annotation that was never evaluated; pickling fails on it
+            node.type = None
         if str((node.args, node.kwargs)) != str((other.args, other.kwargs)):
             _read_mode(graph, node, other)
     return graph
