@@ -201,6 +201,8 @@ def test_every_two_bytes_of_table_are_read_or_refused():
             lengths, lone = read_lengths(Cursor(data), 16)
         except FormatError:
             continue
+        bits = [word >> i & 1 for i in range(16)]
+        assert prefix_code.read_lengths_reference(bits, 10, 4) == lengths[:10].tolist()
         used = lengths[lengths > 0].astype(float)
         assert lone == -1
         assert (2.0**-used).sum() == 1

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.entropy.cursor import Cursor, varint
-from espalier.errors import CorruptFile, TruncatedFile
+from espalier.errors import CorruptFile, FormatError, TruncatedFile
+from espalier.kernels import prefix_code as kernel
+from espalier.kernels.bitpack import OK, SHORT, bytes_of
 from espalier.kernels.prefix_code import MAX_LENGTH
 
 
@@ -65,53 +67,6 @@ def write_lengths(lengths: NDArray[Any], lone: int) -> bytes:
     return varint(first) + varint(last - first) + packed
 
 
-class _Bits:
-    """Bits off a cursor, which moves on to their end."""
-
-    def __init__(self, cursor: Cursor) -> None:
-        self.cursor = cursor
-        self.at = 8 * cursor.at
-        self.end = 8 * len(cursor.data)
-
-    def take(self, width: int) -> int:
-        """A field of at most 24 bits."""
-        byte, shift = self.at >> 3, self.at & 7
-        self.at += width
-        if self.at > self.end:
-            raise TruncatedFile("code lengths: the table is cut short")
-        word = int.from_bytes(self.cursor.data[byte : byte + 4], "little")
-        return word >> shift & ((1 << width) - 1)
-
-    def close(self) -> None:
-        """Put the cursor behind the last byte, whose other bits must be zero."""
-        if self.at & 7 and self.cursor.data[self.at >> 3] >> (self.at & 7):
-            raise CorruptFile("code lengths: padding bits are not zero")
-        self.cursor.at = (self.at + 7) >> 3
-
-    def gamma(self, most: int) -> int:
-        width = 0
-        while not self.take(1):
-            width += 1
-            if width > 16:
-                raise CorruptFile("code lengths: a run of absent symbols has more than 17 bits")
-        value = 1 << width | self.take(width)
-        if value > most:
-            raise CorruptFile(f"code lengths: {value} absent symbols where {most} are left")
-        return value
-
-
-_ABSENT = -1
-
-
-def _read_length(bits: _Bits, previous: int) -> int:
-    """The next length, or ``_ABSENT`` before a run of symbols that do not occur."""
-    if not bits.take(1):
-        return previous
-    if not bits.take(1):
-        return previous + (-1 if bits.take(1) else 1)
-    return _ABSENT if bits.take(1) else bits.take(4) + 1
-
-
 def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
     """Read what :func:`write_lengths` wrote: the lengths, and the lone symbol or -1.
 
@@ -128,23 +83,34 @@ def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
         raise CorruptFile("code lengths: the alphabet is empty")
     if span == 0:
         return lengths, first
-    bits = _Bits(cursor)
-    previous = _first_guess(span)
-    symbol, last = first, first + span
-    kraft = 0
-    while symbol <= last:
-        length = _read_length(bits, previous)
-        if length == _ABSENT and symbol not in (first, last):
-            symbol += bits.gamma(last - symbol)
-            continue
-        if not 1 <= length <= MAX_LENGTH:
-            raise CorruptFile(f"code lengths: {length} for symbol {symbol}, not 1 to {MAX_LENGTH}")
-        lengths[symbol] = previous = length
-        kraft += 1 << (MAX_LENGTH - length)
-        symbol += 1
-    if kraft != 1 << MAX_LENGTH:
+    data = bytes_of(cursor.data)
+    found = kernel.read_lengths(
+        data, 8 * cursor.at, first, first + span, _first_guess(span), lengths
+    )
+    status, bit, symbol, value = found
+    if status != OK:
+        raise _error(status, symbol, value, first + span)
+    if bit & 7 and data[bit >> 3] >> (bit & 7):
+        raise CorruptFile("code lengths: padding bits are not zero")
+    shares = _SHARES[lengths[first : first + span + 1]].sum()
+    if shares != 1 << MAX_LENGTH:
         raise CorruptFile(
-            f"code lengths: the sum of 2**-length is {kraft / (1 << MAX_LENGTH):.6g}, not 1"
+            f"code lengths: the sum of 2**-length is {shares / (1 << MAX_LENGTH):.6g}, not 1"
         )
-    bits.close()
+    cursor.at = (bit + 7) >> 3
     return lengths, -1
+
+
+_SHARES = np.array([0, *(1 << MAX_LENGTH - length for length in range(1, MAX_LENGTH + 1))])
+"""Of the space of code words, what one of each length takes, times 2**MAX_LENGTH."""
+
+
+def _error(status: int, symbol: int, value: int, last: int) -> FormatError:
+    if status == SHORT:
+        return TruncatedFile("code lengths: the table is cut short")
+    if status == kernel.BAD_LENGTH:
+        what = "a run of absent symbols" if value < 0 else str(value)
+        return CorruptFile(f"code lengths: {what} for symbol {symbol}, not 1 to {MAX_LENGTH}")
+    if status == kernel.LONG_RUN:
+        return CorruptFile("code lengths: a run of absent symbols has more than 17 bits")
+    return CorruptFile(f"code lengths: {value} absent symbols where {last - symbol} are left")

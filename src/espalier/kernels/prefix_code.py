@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import Int, jit
+from espalier.kernels.bitpack import OK, SHORT, Int, jit, peek
 
 Array = NDArray[Any]
 
@@ -182,3 +182,107 @@ def decode_table(lengths: Array) -> Array:
     table = np.zeros(1 << int(lengths.max()), np.uint32 if wide else np.uint16)
     _decode_table(lengths, code_words(lengths), table)
     return table
+
+
+# ---------------------------------------------------------------- lengths as steps
+
+BAD_LENGTH = 4
+"""A length that no code word has, or a run of absent symbols at the first or the last symbol."""
+LONG_RUN = 5
+"""A run of absent symbols whose length has more than 17 bits."""
+BAD_RUN = 6
+"""More absent symbols than are left."""
+
+
+@jit
+def read_lengths(
+    data: Array, bit: Int, first: Int, last: Int, previous: Int, lengths: Array
+) -> tuple[Int, Int, Int, Int]:
+    """Lengths of ``first`` to ``last``, in the prefix code of :mod:`espalier.entropy.lengths`.
+
+    Parameters
+    ----------
+    data : uint8 array
+    bit : int
+        Where they begin.
+    previous : int
+        The length that the first is a step from.
+    lengths : uint8 array, written to
+
+    Returns
+    -------
+    status : int
+    bit : int
+        The first one not read.
+    symbol, value : int
+        Where it failed, and at what.
+    """
+    one = np.uint64(1)
+    end = 8 * data.size
+    symbol = np.int64(first)
+    while symbol <= last:
+        word = peek(data, bit)
+        absent = False
+        length = np.int64(previous)
+        if not word & one:
+            bit += 1
+        elif not (word >> one) & one:
+            length += 1 - 2 * np.int64((word >> np.uint64(2)) & one)
+            bit += 3
+        elif not (word >> np.uint64(2)) & one:
+            length = np.int64((word >> np.uint64(3)) & np.uint64(15)) + 1
+            bit += 7
+        else:
+            absent = True
+            bit += 3
+        if bit > end:
+            return SHORT, bit, symbol, length
+        if absent and symbol != first and symbol != last:
+            word >>= np.uint64(3)
+            zeros = np.int64(0)
+            while not (word >> np.uint64(zeros)) & one:
+                zeros += 1
+                if bit + zeros >= end:
+                    return SHORT, bit, symbol, zeros
+                if zeros > 16:
+                    return LONG_RUN, bit, symbol, zeros
+            low = (word >> np.uint64(zeros + 1)) & ((one << np.uint64(zeros)) - one)
+            run = (np.int64(1) << zeros) | np.int64(low)
+            bit += 2 * zeros + 1
+            if bit > end:
+                return SHORT, bit, symbol, run
+            if run > last - symbol:
+                return BAD_RUN, bit, symbol, run
+            symbol += run
+            continue
+        if absent or not 1 <= length <= MAX_LENGTH:
+            return BAD_LENGTH, bit, symbol, -1 if absent else length
+        lengths[symbol] = length
+        previous = length
+        symbol += 1
+    return OK, bit, symbol, np.int64(0)
+
+
+def read_lengths_reference(bits: list[int], symbols: int, previous: int) -> list[int]:
+    """:func:`read_lengths` in plain Python, for bits that are known to be sound."""
+    left = iter(bits)
+
+    def field(width: int) -> int:
+        return sum(next(left) << i for i in range(width))
+
+    lengths: list[int] = []
+    while len(lengths) < symbols:
+        if not field(1):
+            lengths.append(previous)
+        elif not field(1):
+            lengths.append(previous - 1 if field(1) else previous + 1)
+        elif not field(1):
+            lengths.append(field(4) + 1)
+        else:
+            zeros = 0
+            while not field(1):
+                zeros += 1
+            lengths += [0] * (1 << zeros | field(zeros))
+            continue
+        previous = lengths[-1]
+    return lengths
