@@ -319,3 +319,89 @@ def test_a_weight_with_nan_is_named():
     with pytest.raises(InvalidArgument, match=r"0\.weight holds 1 values that are NaN"):
         espalier.RateAware(model, 1e-6, steps=10)
     assert not any(current(target) for target in find_targets(model))
+
+
+# ---------------------------------------------------------------- after training
+
+
+def test_refining_never_makes_loss_and_file_worse_together():
+    model = network()
+    rate = espalier.RateAware(model, 1e-5, steps=60, every=10)
+    fit(model, rate, 60)
+    x, y = data()
+    refined = rate.refine([(x, y)], lam=1e-3)
+    cost = [refined.loss[i] + 8e-3 * refined.file_bytes[i] for i in (0, 1)]
+    assert refined.moved > 0
+    assert cost[1] < cost[0]
+    assert rate.finish().file_bytes == refined.file_bytes[1]
+
+
+def test_refining_brings_the_file_within_the_limit():
+    model = network()
+    espalier.prune(model, density={"0": 0.5, "2": 0.9})
+    zeros = model[0].weight == 0
+    rate = espalier.RateAware(model, 1e-5, steps=60, every=10)
+    fit(model, rate, 60)
+    limit = int(0.8 * rate.measure())
+    refined = rate.refine([data()], limit=limit)
+    assert refined.file_bytes[1] <= limit
+    assert (model[0].weight[zeros] == 0).all()
+    with pytest.raises(InvalidArgument, match="no batches"):
+        rate.refine([])
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_dead_units_are_cut_out_and_training_goes_on(pruned):
+    pytest.importorskip("torch_pruning")
+    model = network()
+    with torch.no_grad():
+        model[0].weight[[3, 10]] = 0  # nothing comes in
+        model[0].bias[[3, 10]] = 0
+        model[2].weight[:, 20:30] = 0  # nothing goes out
+    if pruned:
+        espalier.prune(model, density=0.8)
+    x, _ = data()
+    rate = espalier.RateAware(model, 1e-6, steps=40, every=10, grid=0.1)
+    model.eval()
+    before = model(x)
+    removed = rate.remove_dead_units(x[:1])
+    assert [(group.layers, group.filters, group.kept) for group in removed] == [(("0",), 64, 52)]
+    assert model[0].weight.shape == (52, 32)
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    zeros = model[0].weight == 0
+    fit(model.train(), rate, 20)
+    if pruned:
+        assert (model[0].weight[zeros] == 0).all()
+    rate.finish()
+    file, _ = saved(model)
+    fresh = espalier.load(io.BytesIO(file), into=network())
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    assert espalier.edits_of(fresh)[0].layers["0"]["out"] == "0-51"
+
+
+def test_batch_norms_become_scales_and_shifts():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 4),
+    )
+    x = torch.randn(64, 1, 8, 8)
+    for _ in range(20):
+        model(x * 3 + 1)
+    model.eval()
+    plain = copy.deepcopy(model)
+    rate = espalier.RateAware(model, 1e-6, steps=30, every=10, grid=1e-3)
+    torch.testing.assert_close(model(x), plain(x), rtol=0.02, atol=0.02)
+    model.train()
+    model(x)
+    assert not model[1].training
+    assert not model[1].running_mean.any()
+    rate.finish()
+    ledger = espalier.save(model, io.BytesIO(), effort="max")
+    assert ledger["1.running_var"].total_bytes < 20
+    model.train()
+    model(x)
+    assert model[1].training

@@ -411,25 +411,27 @@ def test_batch_norms_are_folded_unless_a_later_stage_trains(tmp_path, after, fol
             parse_recipe(wrong, "rate")
 
 
-RATE = """
+RATE_AWARE = """
 model: tests.unit.test_recipe:network
 data: tests.unit.test_recipe:samples
 holdout: 60
 stages:
   - train: {epochs: 3, lr: 1e-2, batch_size: 32}
-  - rate_aware: {target: 250, epochs: 6, lr: 1e-2, batch_size: 32, every: 3, distill: 0.5}
+  - rate_aware: {target: 250, epochs: 6, lr: 1e-2, batch_size: 32, every: 3, distill: 0.5,
+                 remove_dead: 2, refine: 200}
   - evaluate: {split: test, name: compressed}
   - save: {path: b.esp, effort: max}
 """
 
 
 def test_rate_aware_training_resumes_to_the_same_file(tmp_path):
-    recipe = parse_recipe(RATE, "rate")
+    pytest.importorskip("torch_pruning")
+    recipe = parse_recipe(RATE_AWARE, "rate")
     whole = run_recipe(recipe, tmp_path / "whole")
-    assert whole.stages[1].values["file_bytes"] == whole.saved()["ledger"]["file_bytes"] < 300
+    assert whole.stages[1].values["file_bytes"] == whole.saved()["ledger"]["file_bytes"] <= 250
 
     def progress(stage: str, done: int, total: int, text: str) -> None:
-        if (stage, done) == ("2/4 rate_aware", 31):
+        if (stage, done) == ("2/4 rate_aware", 15):
             raise Interrupt
 
     with pytest.raises(Interrupt):
@@ -449,6 +451,6 @@ def test_rate_aware_training_resumes_to_the_same_file(tmp_path):
     ],
 )
 def test_wrong_rate_aware_stages(options, message):
-    head = RATE.split("  - rate_aware")[0]
+    head = RATE_AWARE.split("  - rate_aware")[0]
     with pytest.raises(InvalidArgument, match=message):
         parse_recipe(head + f"  - rate_aware: {options}\n", "rate")

@@ -53,22 +53,23 @@ def fold_batchnorm(module: nn.Module, norm: nn.Module, weight: Tensor) -> Tensor
         Of ``module``.
     """
     assert isinstance(norm, BatchNorm)
-    scale, shift = _affine(norm)
+    scale, shift = affine_of(norm)
     bias = getattr(module, "bias", None)
     if isinstance(bias, nn.Parameter):
         shift = shift + scale * bias.double()
         bias.zero_()
-    _set_affine(norm, torch.ones_like(scale), shift)
+    set_affine(norm, torch.ones_like(scale), shift)
     return (weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype)
 
 
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
     """What ``norm`` multiplies by and adds, in evaluation; float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - scale * norm.running_mean.double()
 
 
-def _set_affine(norm: Any, scale: Tensor, shift: Tensor) -> None:
+def set_affine(norm: Any, scale: Tensor, shift: Tensor) -> None:
+    """Let ``norm`` multiply by ``scale`` and add ``shift`` in evaluation; statistics constant."""
     norm.weight.copy_(scale)
     norm.bias.copy_(shift)
     norm.running_mean.zero_()

@@ -10,21 +10,25 @@ after Oktay et al. 2020 (entropy-penalised reparameterisation, arXiv 1906.06624)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from espalier.container import write
 from espalier.errors import InvalidArgument
+from espalier.modes import evaluating
 from espalier.options import Lookup
-from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
+from espalier.rate_aware import norms as rate_norms
 from espalier.rate_aware.control import Controller, Ramp
-from espalier.rate_aware.lengths import CodeLengths
-from espalier.rate_aware_weight import RateAwareWeight
+from espalier.rate_aware.dead_units import remove_dead_units
+from espalier.rate_aware.grid import GridInTraining, GridTensor
+from espalier.rate_aware.refine import Loss, Refined, Refiner
+from espalier.structure.filters import PrunedFilters
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
 from espalier.torch_io import read_model
 
@@ -33,22 +37,8 @@ SHARPNESS = 2.0, 12.0
 """Of soft rounding, at the beginning and where straight-through rounding takes over."""
 MEASURE = 10
 """The file is measured at every so many looks at the symbols; between, the bits are scaled."""
-FINEST = 64
-"""No step begins finer than the root mean square of the weights over this."""
 
 Steps = float | Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class GridTensor:
-    """One tensor on its grid. ``bits``: by the adaptive code lengths, headers left out."""
-
-    name: str
-    elements: int
-    nonzero: int
-    levels: int
-    step: float
-    bits: float
 
 
 @dataclass(frozen=True)
@@ -58,18 +48,6 @@ class RateReport:
     layers: tuple[GridTensor, ...]
     skipped: tuple[Skipped, ...]
     file_bytes: int
-
-
-@dataclass(eq=False)
-class _Grid:
-    """A tensor that is trained on its grid."""
-
-    target: Target
-    held: RateAwareWeight
-    lengths: CodeLengths
-
-    def symbols(self) -> Tensor:
-        return self.held.symbols(self.target.latent)
 
 
 class RateAware:
@@ -109,6 +87,10 @@ class RateAware:
     harden : float
     every : int
         Steps between two looks at the symbols, when code lengths and lambda are set anew.
+    freeze_norms : bool
+        Whether batch norms train as the scales and shifts that they are in evaluation, their
+        statistics constant, until :meth:`finish`. Take False to begin from scratch; the file then
+        holds their statistics exactly.
 
     Raises
     ------
@@ -146,6 +128,7 @@ class RateAware:
         ramp: float = 0.3,
         harden: float = 0.7,
         every: int = 50,
+        freeze_norms: bool = True,
     ) -> None:
         if (lam is None) == (target is None):
             raise InvalidArgument("give either lam or target")
@@ -167,7 +150,9 @@ class RateAware:
         )
         self.steps_done, self.bits = 0, 0.0
         self._fixed_bytes, self._scale = 0.0, 1.0
-        self._grids, self._skipped = _on_grids(model, grid, biases)
+        chosen, self._skipped = _chosen(model, grid, biases)
+        self._hooks = rate_norms.freeze_norms(model) if freeze_norms else []
+        self._grids = [GridInTraining.on(target, value) for target, value in chosen]
         self._round()
         self._look()
 
@@ -231,6 +216,77 @@ class RateAware:
         return ledger.file_bytes
 
     @torch.no_grad()
+    def remove_dead_units(self, example: Any) -> tuple[PrunedFilters, ...]:
+        """Take out filters and units whose symbols have become zero, as an edit of the structure.
+
+        Recorded like the edits of :func:`espalier.prune_filters`, and replayed by
+        :func:`espalier.load`. Saves time and memory too. Parameters are new: make a new optimizer.
+
+        Parameters
+        ----------
+        example : Tensor or tuple of Tensors
+            Inputs to trace the model with.
+
+        Returns
+        -------
+        tuple of PrunedFilters
+            The groups of layers that lost any.
+
+        Raises
+        ------
+        InvalidArgument
+            The model cannot be run on ``example``.
+        """
+        found = remove_dead_units(self.model, self._grids, example)
+        self.bits = sum(grid.lengths.refresh(grid.symbols()) for grid in self._grids)
+        return found
+
+    def refine(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        loss: Loss | None = None,
+        *,
+        lam: float | None = None,
+        limit: int | None = None,
+        rounds: int = 40,
+    ) -> Refined:
+        """After training: move symbols by one wherever loss and measured file together fall.
+
+        See :mod:`espalier.rate_aware.refine`. Then, where the file is still larger than ``limit``,
+        again with ever higher lambda until it is not.
+
+        Parameters
+        ----------
+        batches : iterable of (inputs, targets)
+            Some thousand training samples; the curvature is taken on the first 1,024.
+        loss : callable, optional
+            ``loss(outputs, targets)``, the mean over a batch; cross-entropy by default.
+        lam : float, optional
+            lambda as training left it, by default.
+        limit : int, optional
+            Bytes of the whole file; by default the ``target`` that training was led to.
+        rounds : int
+            At most so many trials for each lambda.
+
+        Raises
+        ------
+        InvalidArgument
+            There are no samples; the limit is below what zeros alone would take.
+        """
+        lam = self.lam if lam is None else lam
+        if limit is None and isinstance(self.control, Controller):
+            limit = round(self.control.target)
+        with evaluating(self.model):
+            search = Refiner(
+                self.model,
+                self._grids,
+                self.measure,
+                list(batches),
+                loss or functional.cross_entropy,
+            )
+            return search.run(lam, limit, rounds)
+
+    @torch.no_grad()
     def finish(self) -> RateReport:
         """Leave codebooks on the model, as :func:`espalier.share` does: zeros stay zero from here.
 
@@ -240,13 +296,10 @@ class RateAware:
         layers = []
         for grid in self._grids:
             refuse_nonfinite(grid.target, grid.target.latent)
-            layers.append(_described(grid))
-            symbols, step = grid.symbols(), grid.held.step.detach()
-            multiples, codes = torch.unique(symbols[symbols != 0], return_inverse=True)
-            full = torch.zeros_like(symbols)
-            full[symbols != 0] = codes.to(full.dtype) + 1
-            narrow = full.to(codes_dtype(len(multiples)))
-            set_codes(grid.target, narrow, step * multiples.to(step), latent=False)
+            layers.append(grid.described())
+            grid.finish()
+        for hook in self._hooks:
+            hook.remove()
         size = self.measure()
         self._grids = []
         return RateReport(tuple(layers), self._skipped, size)
@@ -270,28 +323,16 @@ class RateAware:
         self._round()
 
 
-def _described(grid: _Grid) -> GridTensor:
-    symbols = grid.symbols()
-    return GridTensor(
-        grid.target.name,
-        symbols.numel(),
-        int(symbols.count_nonzero()),
-        len(torch.unique(symbols)),
-        float(grid.held.step.detach()),
-        grid.lengths.refresh(symbols),
-    )
-
-
 def _check_grid(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     raise InvalidArgument(f"grid must be a finite number above 0, not {value!r}")
 
 
-def _on_grids(
+def _chosen(
     model: nn.Module, steps: Steps, biases: bool
-) -> tuple[list[_Grid], tuple[Skipped, ...]]:
-    """Put every tensor that ``steps`` has a value for on a grid."""
+) -> tuple[list[tuple[Target, float]], tuple[Skipped, ...]]:
+    """Every tensor that ``steps`` has a value for, with it; and the others, with the reason."""
     lookup = Lookup(steps, "grid", _check_grid)
     targets = [t for t in find_targets(model) if t.by_default or biases]
     values = lookup.resolve([(t.answers_to, t.kind) for t in targets])
@@ -306,23 +347,4 @@ def _on_grids(
             chosen.append((target, value))
     if not chosen:
         raise InvalidArgument("grid: the model has no tensor that can be put on one")
-    return [_on_grid(target, value) for target, value in chosen], tuple(skipped)
-
-
-def _on_grid(target: Target, deviations: float) -> _Grid:
-    """The weight, whose first step is so many of its standard deviations."""
-    weight = target.value
-    held = RateAwareWeight(deviations * _spread(weight), weight, mask_of(target))
-    held.train(target.sites[0].module.training)
-    set_grid(target, held)
-    return _Grid(target, held, CodeLengths(tuple(weight.shape)))
-
-
-@torch.no_grad()
-def _spread(weight: Tensor) -> float:
-    """Standard deviation of the weights that are not zero, or what stands for it."""
-    values = weight.detach()[weight != 0].double()
-    if not values.numel():
-        return 0.01  # a bias that begins at zero
-    size = float(values.square().mean().sqrt())
-    return max(float(values.std(correction=0)), size / FINEST)
+    return chosen, tuple(skipped)

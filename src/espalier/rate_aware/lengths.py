@@ -105,6 +105,13 @@ class CodeLengths:
         self.table = bits[:, : HEAD + 1].contiguous()
         self.slope = torch.cat([bits[:, 1 : HEAD + 1] - bits[:, :HEAD], bits[:, HEAD + 1 :]], 1)
 
+    def each(self, symbols: Tensor) -> Tensor:
+        """Bits of each symbol."""
+        size = symbols.abs()
+        low = size.clamp(max=HEAD)
+        at = low.long() + self.classes.long() * (HEAD + 1)
+        return self.table.flatten()[at] + self.slope.flatten()[at] * (size - low)
+
     def __call__(self, y: Tensor) -> Tensor:
         """Bits of all weights together, linear between grid points. ``y``: latent / step."""
         size = y.float().abs()

@@ -232,6 +232,11 @@ class RateAware(Train):
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.3
     harden: Annotated[float, Field(ge=0, le=1)] = 0.7
     every: _Count = 50
+    freeze_norms: bool = True
+    remove_dead: Annotated[int, Field(ge=0)] = 0
+    """How often dead units are taken out: the epochs are divided into as many equal parts."""
+    refine: Annotated[int, Field(ge=0)] = 0
+    """After training, symbols are refined on so many training samples; needed to hold a target."""
     choose: Literal["best", "last"] = "last"
 
     @model_validator(mode="after")
@@ -240,6 +245,8 @@ class RateAware(Train):
             raise ValueError("give either lambda or target")
         if self.prune is not None or self.refresh_every:
             raise ValueError("prune and refresh_every do not go with grids that are trained")
+        if self.remove_dead > self.epochs:
+            raise ValueError(f"remove_dead {self.remove_dead} needs as many epochs")
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from espalier.analysis.distributions import (
     weight_histograms,
 )
 from espalier.errors import CorruptFile, InvalidArgument
+from espalier.modes import evaluating
 from espalier.parametrization import current, finalize, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
@@ -35,6 +37,7 @@ from espalier.structure.merge import merge, merge_layerwise
 from espalier.targets import find_targets
 from espalier.torch_io import load, read_model, save
 from espalier.training.checkpoint import load_checkpoint
+from espalier.training.distillation import distillation_loss
 from espalier.training.loop import Callback, History, Settings, train
 from espalier.training.metrics import evaluate, set_dropout
 
@@ -128,16 +131,51 @@ def _train(
 def _rate_aware(context: Context, options: schema.RateAware) -> dict[str, Any]:
     own = set(schema.RateAware.model_fields) - set(schema.Train.model_fields)
     steps = options.epochs * _steps_per_epoch(context, options.batch_size)
-    rate = RateAware(context.model, steps=steps, **options.model_dump(include=own))
-    values = _train(context, options, context.checkpoint(), rate)
+    how = options.model_dump(include=own - {"remove_dead", "refine"})
+    rate = RateAware(context.model, steps=steps, **how)
+    parts = [
+        options.epochs * (i + 1) // max(1, options.remove_dead)
+        - options.epochs * i // max(1, options.remove_dead)
+        for i in range(max(1, options.remove_dead))
+    ]
+    values: dict[str, Any] = {"epochs": []}
+    removed: list[dict[str, Any]] = []
+    # As with layers one after another, a resumed stage goes through the finished parts again.
+    for i, epochs in enumerate(parts):
+        part = options.model_copy(update={"epochs": epochs})
+        checkpoint = context.checkpoint(i + 1 if len(parts) > 1 else 0)
+        trained = _train(context, part, checkpoint, rate)
+        values = trained | {"epochs": values["epochs"] + trained["epochs"]}
+        if options.remove_dead:
+            example = next(x for x, _ in _samples(context, 1))[:1]
+            found = rate.remove_dead_units(example.to(next(context.model.parameters()).device))
+            removed += [asdict(group) for group in found]
+    refined = _refined(context, options, rate) if options.refine else None
     report = rate.finish()
     return values | {
         "lambda": rate.lam,
         "file_bytes": report.file_bytes,
+        "removed": removed,
+        "refined": refined,
         "density": _density(context.model),
         "layers": [asdict(layer) for layer in report.layers],
         "skipped": [asdict(layer) for layer in report.skipped],
     }
+
+
+def _refined(context: Context, options: schema.RateAware, rate: RateAware) -> dict[str, Any]:
+    """Refine the symbols, by the labels or by what the teacher says of the samples."""
+    device = next(context.model.parameters()).device
+    batches = [
+        (x.to(device), y.to(device))
+        for x, y in _first(_samples(context, options.refine), options.refine, options.batch_size)
+    ]
+    if not options.distill:
+        return asdict(rate.refine(batches))
+    teacher = _teacher(context)
+    with torch.no_grad(), evaluating(teacher):
+        taught = [(x, teacher(x)) for x, _ in batches]
+    return asdict(rate.refine(taught, partial(distillation_loss, temperature=options.temperature)))
 
 
 def _steps_per_epoch(context: Context, batch_size: int) -> int:
@@ -266,7 +304,7 @@ def _prune_filters_layerwise(
 
 def _merge(context: Context, options: schema.Merge) -> dict[str, Any]:
     model = context.model
-    batches = _first(_samples(context, options.samples), options)
+    batches = _first(_samples(context, options.samples), options.samples, options.batch_size)
     example = batches[0][0][:1].to(next(model.parameters()).device)
     how: dict[str, Any] = {
         "parts": options.parts,
@@ -340,7 +378,7 @@ def _with_centroids(weights: list[WeightHistogram], model: nn.Module) -> list[di
 def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]:
     """Quantize with the recipe's lambda, or with the largest that the held-out data allows."""
     model = context.model
-    seen = _first(_samples(context, options.samples), options)
+    seen = _first(_samples(context, options.samples), options.samples, options.batch_size)
     tell = context.progress or (lambda _done, _total, _text: None)
     tell(0, 1, "curvature")
     curvature = collect_curvature(model, seen, seed=context.seed)
@@ -398,15 +436,13 @@ def _search(
     return lam, {"evaluations": tried, "held_out_before": before, "limit": before + rise}
 
 
-def _first(
-    batches: Batches, options: schema.QuantizeRd | schema.Merge
-) -> list[tuple[Tensor, Tensor]]:
-    """The first samples of ``batches``, in batches of the size asked for, to look at more often."""
+def _first(batches: Batches, samples: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The first samples of ``batches``, in batches of ``size``, to look at more often."""
     kept: list[tuple[Tensor, Tensor]] = []
-    left = options.samples
+    left = samples
     for x, y in batches:
         x, y = x[:left], y[:left]
-        kept += zip(x.split(options.batch_size), y.split(options.batch_size), strict=True)
+        kept += zip(x.split(size), y.split(size), strict=True)
         left -= len(x)
         if left <= 0:
             break

@@ -1,0 +1,91 @@
+"""One tensor that is trained on its grid: where it is, its parametrization, its code lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
+from espalier.rate_aware.lengths import CodeLengths
+from espalier.rate_aware_weight import RateAwareWeight
+from espalier.targets import Target
+
+FINEST = 64
+"""No step begins finer than the root mean square of the weights over this."""
+STEP_OF_ZEROS = 0.01
+"""The first step of a tensor of zeros, a bias that was never trained."""
+
+
+@dataclass(frozen=True)
+class GridTensor:
+    """One tensor on its grid. ``bits``: by the adaptive code lengths, headers left out."""
+
+    name: str
+    elements: int
+    nonzero: int
+    levels: int
+    step: float
+    bits: float
+
+
+@dataclass(eq=False)
+class GridInTraining:
+    """A tensor that is trained on its grid."""
+
+    target: Target
+    held: RateAwareWeight
+    lengths: CodeLengths
+
+    @staticmethod
+    def on(target: Target, deviations: float) -> GridInTraining:
+        """Put a weight on a grid whose first step is so many of its standard deviations."""
+        weight = target.value
+        held = RateAwareWeight(deviations * _spread(weight), weight, mask_of(target))
+        held.train(target.sites[0].module.training)
+        set_grid(target, held)
+        return GridInTraining(target, held, CodeLengths(tuple(weight.shape)))
+
+    def symbols(self) -> Tensor:
+        """Which multiples of the step the weights are now, int32."""
+        return self.held.symbols(self.target.latent)
+
+    @torch.no_grad()
+    def move(self, moves: Tensor) -> None:
+        """Add to the symbols; weights that move come to lie on the grid."""
+        moved = (self.symbols() + moves) * self.held.step
+        self.target.latent.copy_(torch.where(moves != 0, moved, self.target.latent))
+
+    @torch.no_grad()
+    def described(self) -> GridTensor:
+        """What there is to say about it."""
+        symbols = self.symbols()
+        return GridTensor(
+            self.target.name,
+            symbols.numel(),
+            int(symbols.count_nonzero()),
+            len(torch.unique(symbols)),
+            float(self.held.step.detach()),
+            self.lengths.refresh(symbols),
+        )
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Leave a codebook of multiples of the step, zero being pruned."""
+        symbols, step = self.symbols(), self.held.step.detach()
+        multiples, codes = torch.unique(symbols[symbols != 0], return_inverse=True)
+        full = torch.zeros_like(symbols)
+        full[symbols != 0] = codes.to(full.dtype) + 1
+        narrow = full.to(codes_dtype(len(multiples)))
+        set_codes(self.target, narrow, step * multiples.to(step), latent=False)
+
+
+@torch.no_grad()
+def _spread(weight: Tensor) -> float:
+    """Standard deviation of the weights that are not zero, or what stands for it."""
+    values = weight.detach()[weight != 0].double()
+    if not values.numel():
+        return STEP_OF_ZEROS
+    size = float(values.square().mean().sqrt())
+    return max(float(values.std(correction=0)), size / FINEST)
