@@ -57,6 +57,16 @@ def test_decode_inverts_encode(coder, case):
     assert np.array_equal(found, symbols)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex128"])
+def test_what_symbols_stand_for_can_be_had_at_once(coder, case, dtype):
+    symbols, alphabet = case
+    written, payload = coded(coder, symbols, alphabet)
+    values = (np.arange(alphabet) % 2000).astype(dtype)[::-1]  # backwards in memory
+    found = coder.lookup(written + payload, symbols.size, values)
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, values[symbols])
+
+
 def test_the_size_is_as_announced(coder, case):
     symbols, alphabet = case
     counts = np.bincount(symbols, minlength=alphabet).astype(np.int64)

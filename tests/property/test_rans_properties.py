@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espalier.entropy.coders.rans import Rans
-from espalier.kernels import rans
+from espalier.kernels import rans, rans_decode
 from espalier.kernels.bitpack import bytes_of
 from espalier.kernels.frequencies import fill_frequencies, frequencies_reference
 from espalier.kernels.levels import (
@@ -71,7 +71,8 @@ def test_payloads(counts, draws, wide):
     body = coder.write_table(table) + payload
     assert np.array_equal(coder.decode(body, symbols.size, padded.size)[0], symbols)
     assert (
-        rans.decode_reference(*found[0], table.counts, table.log, symbols.size) == symbols.tolist()
+        rans_decode.decode_reference(*found[0], table.counts, table.log, symbols.size)
+        == symbols.tolist()
     )
     bits = np.log2((1 << table.log) / table.counts[symbols]).sum()
     assert 8 * len(payload) <= bits + table.log + 8 + symbols.size * 0.01 + 8

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
@@ -17,7 +18,7 @@ from espalier.container.checksum import crc32
 from espalier.container.layout import Entry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.container.remote import is_url, open_url
-from espalier.entropy.codes import decode_codes
+from espalier.entropy.codes import decode_codes, decode_shared
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.neighbours import Around, around_numbers
 from espalier.entropy.positions import FREE, decode_positions, gap_histogram
@@ -31,7 +32,6 @@ from espalier.errors import (
     UnsupportedVersion,
 )
 from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
-from espalier.kernels.gather import gather
 from espalier.state import (
     Array,
     Codebook,
@@ -419,11 +419,11 @@ _ORDER = {
 
 
 def decode_parts(
-    entry: Entry, chunk: bytes | memoryview
+    entry: Entry, chunk: bytes | memoryview, looked_up: bool = False
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """The streams of a chunk whose checksum is right, decoded, and the bytes of their tables.
 
-    They share no memory with the chunk.
+    They share no memory with the chunk. ``looked_up``: shared weights in place of their codes.
     """
     view, at = memoryview(chunk), 0
     bodies: list[memoryview] = []
@@ -434,7 +434,7 @@ def decode_parts(
     tables: dict[str, int] = {}
     for i, name in _ORDER[entry.kind]:
         try:
-            found = _stream(entry, name, entry.streams[i].method, bodies[i], parts)
+            found = _stream(entry, name, entry.streams[i].method, bodies[i], parts, looked_up)
         except FormatError as error:
             raise type(error)(f"{name}: {error}") from None
         parts[name], tables[name] = found
@@ -457,9 +457,8 @@ def decode_tensor(
 
 def decode_dense(entry: Entry, chunk: bytes | memoryview) -> Array:
     """``decode_tensor(entry, chunk)[0].dense()``, without what is made in between."""
-    if entry.kind == "codebook":  # no coder gives a code that is not below its alphabet
-        parts, _ = decode_parts(entry, chunk)
-        return gather(parts["codebook"], parts["codes"]).reshape(entry.shape)
+    if entry.kind == "codebook":
+        return decode_parts(entry, chunk, looked_up=True)[0]["codes"].reshape(entry.shape)
     tensor, _ = decode_tensor(entry, chunk)
     if isinstance(tensor, Dense) and tensor.values.flags.writeable:
         return tensor.values.reshape(tensor.shape)
@@ -467,14 +466,24 @@ def decode_dense(entry: Entry, chunk: bytes | memoryview) -> Array:
 
 
 def _stream(
-    entry: Entry, name: str, method: int, body: memoryview, parts: dict[str, Any]
+    entry: Entry,
+    name: str,
+    method: int,
+    body: memoryview,
+    parts: dict[str, Any],
+    looked_up: bool,
 ) -> tuple[Array, int]:
-    """One stream, decoded, and the bytes of its tables; ``parts``: those before it."""
+    """One stream, decoded, and the bytes of its tables; ``parts``: those before it.
+
+    The tables of codes that are looked up are not measured.
+    """
     if name == "positions":
         return decode_positions(method, body, entry.stored, entry.elements, entry.shape)
     if name == "codes":
-        around = _around(entry, parts)
-        return decode_codes(method, body, entry.stored, entry.levels, around)
+        around = partial(_around, entry, parts)
+        if looked_up:
+            return decode_shared(method, body, entry.stored, parts["codebook"], around), 0
+        return decode_codes(method, body, entry.stored, entry.levels, around())
     if entry.numbers is not None:
         dtype = "int16" if name == "zeros" else scale_dtype(entry.dtype)
         return decode_values(method, body, entry.blocks, dtype, storage_dtype(dtype))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from espalier.errors import CorruptFile
+from espalier.kernels.gather import gather
 from espalier.registry import Registry
 
 Array = NDArray[Any]
@@ -79,6 +80,13 @@ class EntropyCoder(ABC, Generic[Table]):
             The table is impossible, or names a symbol outside the alphabet; or the rest is not a
             payload of ``n`` symbols.
         """
+
+    def lookup(self, body: bytes | memoryview, n: int, values: Array) -> Array:
+        """``values[symbols]`` for the symbols of :meth:`decode`, of an alphabet of ``values.size``.
+
+        A coder may do better than to make the symbols first. The result may be read-only.
+        """
+        return gather(values, self.decode(body, n, values.size)[0])
 
 
 CODERS: Registry[EntropyCoder[Any]] = Registry("coder", "espalier.entropy.coders")

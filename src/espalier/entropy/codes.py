@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from espalier.entropy.stream import (
     split_method,
 )
 from espalier.errors import CorruptFile
+from espalier.kernels.gather import gather
 
 Array = NDArray[Any]
 
@@ -60,3 +62,18 @@ def decode_codes(
     if layout:
         raise CorruptFile(f"layout {layout} of codes with coder {number} is not known")
     return coder_by_id(number).decode(body, n, levels)
+
+
+def decode_shared(
+    method: int, body: memoryview, n: int, codebook: Array, around: Callable[[], Around]
+) -> Array:
+    """``codebook[codes]`` for the codes that :func:`decode_codes` reads: (n,), never read-only.
+
+    No coder gives a code that is not below its alphabet. ``around`` is called where it is needed.
+    """
+    layout, number = split_method(method)
+    if n and codebook.size and not layout:
+        found = coder_by_id(number).lookup(body, n, codebook)
+        return found if found.flags.writeable else found.copy()
+    codes, _ = decode_codes(method, body, n, codebook.size, around())
+    return gather(codebook, codes)

@@ -11,7 +11,8 @@ from espalier.kernels.bitpack import jit
 
 Array = NDArray[Any]
 
-_WORDS = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
+WORDS = {width: np.dtype(f"u{width}") for width in (1, 2, 4, 8)}
+"""Bits are moved, whatever they mean, so that kernels are compiled for few dtypes."""
 
 
 @jit
@@ -34,7 +35,7 @@ def gather(codebook: Array, codes: Array) -> Array:
     >>> gather(np.array([-1.0, 2.0]), np.array([1, 0, 1], np.uint8)).tolist()
     [2.0, -1.0, 2.0]
     """
-    word = _WORDS.get(codebook.itemsize)
+    word = WORDS.get(codebook.itemsize)
     if word is None:  # complex128
         return codebook[codes]
     out = np.empty(codes.size, codebook.dtype)

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.entropy.coder import CODERS, EntropyCoder, symbol_dtype
+from espalier.entropy.coder import CODERS, EntropyCoder
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, TruncatedFile
-from espalier.kernels import bitpack
+from espalier.kernels import bitpack, rans_decode
 from espalier.kernels import rans as kernel
+from espalier.kernels.bitpack import frozen
 from espalier.kernels.frequencies import FRACTION, best_levels, log2_table
+from espalier.kernels.gather import WORDS
 from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, write_levels
 
 Array = NDArray[Any]
@@ -112,31 +114,49 @@ class Rans(EntropyCoder[Frequencies]):
         return b"".join([varint(len(body)) for body in bodies[:-1]] + bodies)
 
     def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
+        return self._read(body, n, alphabet, None)
+
+    def lookup(self, body: bytes | memoryview, n: int, values: Array) -> Array:
+        word = WORDS.get(values.itemsize)
+        if word is None:
+            return super().lookup(body, n, values)
+        words = np.ascontiguousarray(values).view(word)
+        return self._read(body, n, values.size, words)[0].view(values.dtype)
+
+    def _read(
+        self, body: bytes | memoryview, n: int, alphabet: int, values: Array | None
+    ) -> tuple[Array, int]:
+        """Symbols, or what ``values`` has for them, and the bytes of the table."""
         cursor = Cursor(body)
         if alphabet == 0:
             raise CorruptFile("frequencies: the alphabet is empty")
+        wide = alphabet > 256
+        values = _SYMBOLS[wide] if values is None else values
         first = cursor.varint("first symbol", alphabet - 1)
         span = cursor.varint("span of symbols", alphabet - 1 - first)
         if span == 0 or not n:
             cursor.end("payload")
-            return np.broadcast_to(np.array(first, symbol_dtype(alphabet)), (n,)), cursor.at
+            return np.broadcast_to(values[first].copy(), (n,)), cursor.at
         head = cursor.u8("frequencies: sum and precision")
         log, precision = (head & 15) + MIN_LOG, head >> 4
         if log > MAX_LOG or precision > min(MAX_PRECISION, log - 1):
             raise CorruptFile(f"frequencies: a sum of 2**{log} with a precision of {precision}")
-        none, before = _NONE[alphabet > 256], cursor.at
+        before = cursor.at
         data = bitpack.bytes_of(cursor.rest())
-        payload, status, symbols = kernel.decode(data, first, span, log, precision, n, none)
+        payload, status, found = rans_decode.decode(
+            data, first, span, log, precision, n, frozen(values), _SYMBOLS[wide][:0]
+        )
         if payload < 0:
             raise _table_error(status, span + 1, log)
         if status == bitpack.SHORT:
             raise TruncatedFile(f"{n} symbols cannot lie in {len(data) - payload} bytes")
         if status != bitpack.OK:
             raise CorruptFile(f"the payload is not one of {n} symbols alone")
-        return symbols, before + payload
+        return found, before + payload
 
 
-_NONE = np.zeros(0, np.uint8), np.zeros(0, np.uint16)
+_SYMBOLS = frozen(np.arange(1 << 8, dtype=np.uint8)), frozen(np.arange(1 << 16, dtype=np.uint16))
+"""Every symbol, standing for itself."""
 
 
 def _table_error(status: int, symbols: int, log: int) -> FormatError:
