@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from espalier.cli import console, networks
 from espalier.errors import InvalidArgument
 
-if TYPE_CHECKING:
-    from espalier.export.onnx import Exported
-
 ESP, ONNX = ".esp", ".onnx"
+INT8 = "int8"
 
 
 def command(
@@ -32,7 +30,9 @@ def command(
     ],
     weights: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="In .onnx: codebook or float.", show_default="codebook"),
+        typer.Option(
+            metavar="KIND", help="In .onnx: codebook, float or int8.", show_default="codebook"
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -49,6 +49,16 @@ def command(
         str | None,
         typer.Option(metavar="PKG.MOD:FUNCTION", help="Gives inputs; in place of --input-shape."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION",
+            help="For int8: gives data, as a recipe's does; of the training samples some are used.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many of --data are used.")
+    ] = 512,
     prototxt: Annotated[
         Path | None,
         typer.Option(metavar="FILE.prototxt", help="Of .net: its Caffe description."),
@@ -63,7 +73,8 @@ def command(
     """Convert a network for another program, or from one.
 
     To .onnx, with weights as small integers that any runtime expands when it loads
-    the file: from an .esp file that was made from .onnx, or with --model.
+    the file: from an .esp file that was made from .onnx, or with --model. With
+    --weights int8 and --data the network computes with 8-bit integers.
     To a plain checkpoint: from an .esp file or any checkpoint.
     From .net, the original Deep Compression, to .esp: codes and codebooks stay as they are.
 
@@ -79,20 +90,30 @@ def command(
     if prototxt is not None or source.suffix.lower() == ".net":
         if prototxt is None:
             raise typer.BadParameter("a file of the original Deep Compression needs --prototxt")
-        _refuse_options("a .net file", weights, model, input_shape, inputs)
+        _refuse_options("a .net file", weights, model, input_shape, inputs, data)
         found = _from_deep_compression(source, prototxt, output, coder, effort, force)
     elif suffix == ESP:
         raise InvalidArgument(f"{output}: an .esp file is made by 'espalier compress {source}'")
     elif suffix == ONNX and (source.suffix.lower() == ESP or model is not None):
-        found = _to_onnx(source, output, weights, model, input_shape, inputs, force)
+        kind = "codebook" if weights is None else weights
+        if data is not None and kind != INT8:
+            raise typer.BadParameter("--data goes with --weights int8")
+        batches = None if data is None else networks.batches(data, samples)
+        if model is None:
+            if input_shape or inputs:
+                raise typer.BadParameter("--input-shape and --inputs go with --model")
+            found = _from_graph(source, output, kind, batches, force)
+        else:
+            example = networks.example(input_shape, inputs)
+            found = _from_network(source, output, kind, model, example, batches, force)
     else:
-        _refuse_options(f"{output}", weights, model, input_shape, inputs)
+        _refuse_options(f"{output}", weights, model, input_shape, inputs, data)
         found = _to_checkpoint(source, output, jobs, force, quiet)
     _show(source, output, found, as_json, quiet)
 
 
 def _refuse_options(what: str, *given: str | None) -> None:
-    names = ("--weights", "--model", "--input-shape", "--inputs")
+    names = ("--weights", "--model", "--input-shape", "--inputs", "--data")
     for name, value in zip(names, given, strict=True):
         if value is not None:
             raise typer.BadParameter(f"{name} is for .onnx, and does nothing for {what}")
@@ -115,34 +136,42 @@ def _from_deep_compression(
     }
 
 
-def _to_onnx(
+def _from_graph(
+    source: Path, output: Path, kind: str, batches: list[Any] | None, force: bool
+) -> dict[str, Any]:
+    """By the ONNX graph that is in the file."""
+    from espalier.container import Reader
+    from espalier.export.onnx import convert_graph
+
+    with Reader(source) as reader:
+        found = convert_graph(reader, output, weights=kind, batches=batches, force=force)
+    return {"weights": dict(found.forms)}
+
+
+def _from_network(
     source: Path,
     output: Path,
-    weights: str | None,
-    model: str | None,
-    input_shape: str | None,
-    inputs: str | None,
+    kind: str,
+    model: str,
+    example: list[Any],
+    batches: list[Any] | None,
     force: bool,
 ) -> dict[str, Any]:
-    kind = "codebook" if weights is None else weights
-    if model is None:
-        from espalier.container import Reader
-        from espalier.export.onnx import convert_graph
+    """By the network in PyTorch; one that is not quantized is so first, where it has to be."""
+    from espalier.export.onnx import export_onnx
+    from espalier.quantization.quantize import quantize
+    from espalier.quantized_inputs import input_grids
+    from espalier.structure.fold import fold_batch_norms
 
-        if input_shape or inputs:
-            raise typer.BadParameter("--input-shape and --inputs go with --model")
-        with Reader(source) as reader:
-            found = convert_graph(reader, output, weights=kind, force=force)
-    else:
-        from espalier.export.onnx import export_onnx
-
-        network = networks.loaded(model, source)
-        example = networks.example(input_shape, inputs)
-        found = export_onnx(network, example, output, weights=kind, force=force)
-    return _of_export(found)
-
-
-def _of_export(found: Exported) -> dict[str, Any]:
+    network = networks.loaded(model, source)
+    if kind == INT8 and not input_grids(network):
+        if batches is None:
+            raise InvalidArgument(
+                "int8 needs samples to see the ranges of activations: give --data"
+            )
+        fold_batch_norms(network.eval())
+        quantize(network, bits=8, activations=8, batches=batches)
+    found = export_onnx(network, example, output, weights=kind, batches=batches, force=force)
     return {"weights": dict(found.forms)}
 
 

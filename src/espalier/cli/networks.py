@@ -63,6 +63,13 @@ def example(input_shape: str | None, given: str | None, batch: int = 1) -> list[
     return [random_input(input_shape, batch)] if input_shape else inputs(str(given))
 
 
+def batches(reference: str, samples: int) -> list[Any]:
+    """Inputs of some training samples of what the function of ``--data`` gives."""
+    from espalier.recipe.refs import training_batches
+
+    return list(training_batches(reference, samples))
+
+
 def loaded(model: str, source: Path) -> nn.Module:
     """The network that the function of ``--model`` builds, with the weights of a file."""
     from espalier.recipe.refs import load_weights

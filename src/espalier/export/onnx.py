@@ -1,11 +1,11 @@
-"""ONNX files from compressed networks: weights as floats, or by codebook."""
+"""ONNX files from compressed networks: weights by codebook, as floats, or all in 8-bit integers."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,15 +17,17 @@ from torch import nn
 from espalier.container import Reader, atomic_write
 from espalier.errors import InvalidArgument
 from espalier.export.onnx_graph import trace_by_name
+from espalier.export.onnx_int8 import quantize_layers, to_int8
 from espalier.export.onnx_weights import compress_weights
 from espalier.interop import content_of
 from espalier.interop.onnx_file import MAX_BYTES, ONNX, Onnx, parse
 from espalier.parametrization import finalize
+from espalier.quantized_inputs import input_grids
 from espalier.state import CompressedTensor
 from espalier.targets import unwrap
 from espalier.torch_io import read_model
 
-WEIGHTS = ("codebook", "float")
+WEIGHTS = ("codebook", "float", "int8")
 """What the weights of an ONNX file can be."""
 
 
@@ -57,6 +59,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     weights: str = "codebook",
+    batches: Iterable[Any] | None = None,
     dynamic_batch: bool = True,
     force: bool = True,
 ) -> Exported:
@@ -73,7 +76,13 @@ def export_onnx(
     weights : str
         ``"codebook"``: shared and pruned weights as small integers, and standard operators that
         expand them when a runtime loads the file; the outputs are those of ``"float"``.
-        ``"float"``: every weight in full.
+        ``"float"``: every weight in full. Both compute with floats. ``"int8"``: the layers that
+        :func:`espalier.quantize` gave weights and inputs of at most 8 bits compute with integers,
+        between QuantizeLinear and DequantizeLinear; other weights as by ``"codebook"``.
+    batches : iterable of inputs, or of (inputs, targets); optional
+        For ``"int8"``, some hundred training samples. Layers whose outputs are added or
+        concatenated, and that itself, are in integers too, which makes such a network twice as
+        fast; by rounding what the model in PyTorch does not round.
     dynamic_batch : bool
         Whether the first dimension of inputs and output may be another one than in ``inputs``.
     force : bool
@@ -83,12 +92,14 @@ def export_onnx(
     -------
     Exported
         Its ``forms`` say how each weight is stored: ``"indices"`` (one small integer for each),
-        ``"words"`` (several in an int64) or ``"gaps"`` (those that are kept, and how far apart).
+        ``"words"`` (several in an int64), ``"gaps"`` (those that are kept, and how far apart), or
+        ``"int8"``.
 
     Raises
     ------
     InvalidArgument
-        The model cannot be exported, has an operator that ONNX has not, or is over 2 GB.
+        The model cannot be exported, has an operator that ONNX has not, or is over 2 GB; for
+        ``"int8"``, no layer is quantized.
     MissingDependency
         The extra ``onnx`` is not installed.
 
@@ -103,9 +114,13 @@ def export_onnx(
     """
     check_weights(weights)
     plain, example = plain_copy(model, inputs)
-    data = trace_by_name(plain, example, dynamic_batch=dynamic_batch)
     tensors = read_model(model).tensors
-    return write_onnx(data, tensors, path, weights=weights, force=force)
+    grids = {f"{layer}.weight": grid for layer, grid in input_grids(model).items()}
+    if batches is not None and weights != "int8":
+        raise InvalidArgument(f"batches are for weights='int8', not {weights!r}")
+    graph = parse(trace_by_name(plain, example, dynamic_batch=dynamic_batch), path)
+    forms = to_int8(graph, tensors, grids, batches) if weights == "int8" else {}
+    return write_onnx(graph, tensors, path, forms, weights=weights, force=force)
 
 
 def plain_copy(model: nn.Module, inputs: Any) -> tuple[nn.Module, list[Any]]:
@@ -116,14 +131,27 @@ def plain_copy(model: nn.Module, inputs: Any) -> tuple[nn.Module, list[Any]]:
 
 
 def convert_graph(
-    reader: Reader, path: str | os.PathLike[str], *, weights: str = "codebook", force: bool = False
+    reader: Reader,
+    path: str | os.PathLike[str],
+    *,
+    weights: str = "codebook",
+    batches: Iterable[Any] | None = None,
+    force: bool = False,
 ) -> Exported:
     """The ONNX model that an ``.esp`` file was made from, with the weights that are in the file.
+
+    Parameters
+    ----------
+    reader : Reader
+    path, weights, force
+        As for :func:`export_onnx`.
+    batches : list of inputs, or of (inputs, targets)
+        For ``"int8"``, which quantizes what is not in 8 bits in the file.
 
     Raises
     ------
     InvalidArgument
-        The file has no graph in it.
+        The file has no graph in it, or there are no batches for ``"int8"``.
     """
     check_weights(weights)
     content = content_of(reader)
@@ -136,24 +164,34 @@ def convert_graph(
     chosen.check(content)
     whole = BytesIO()
     chosen.write(whole, content)
+    graph = parse(whole.getvalue(), path)
     tensors = {name: reader.tensor(name) for name in reader.names()} if weights != "float" else {}
-    return write_onnx(whole.getvalue(), tensors, path, weights=weights, force=force)
+    forms: dict[str, str] = {}
+    if weights == "int8":
+        if batches is None:
+            raise InvalidArgument(
+                "int8 needs samples to see the ranges of activations: give --data"
+            )
+        seen = list(batches)
+        tensors, grids = quantize_layers(graph, tensors, seen)
+        forms = to_int8(graph, tensors, grids, seen)
+    return write_onnx(graph, tensors, path, forms, weights=weights, force=force)
 
 
 def write_onnx(
-    data: bytes,
+    graph: Any,
     tensors: Mapping[str, CompressedTensor],
     path: str | os.PathLike[str],
+    forms: Mapping[str, str],
     *,
     weights: str,
     force: bool,
 ) -> Exported:
-    """Write a model whose initialisers have the values of ``tensors``, in the form asked for."""
-    forms: dict[str, str] = {}
-    if weights == "codebook":
-        model = parse(data, path)
-        forms = {name: form.kind for name, form in compress_weights(model, tensors).items()}
-        data = model.SerializeToString(deterministic=True)
+    """Write a model; initialisers that are left have the values of ``tensors``, and their forms."""
+    if weights != "float":
+        small = compress_weights(graph, tensors)
+        forms = {**forms, **{name: form.kind for name, form in small.items()}}
+    data = graph.SerializeToString(deterministic=True)
     if len(data) > MAX_BYTES:
         raise InvalidArgument(f"{path}: {len(data):,} bytes are over the 2 GB of an ONNX file")
     with atomic_write(Path(path), force=force) as file:

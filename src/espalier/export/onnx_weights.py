@@ -13,7 +13,8 @@ form         bytes, for n weights, s of them kept            operators
              float32 values
 ===========  ==============================================  =================================
 
-To each the codebook is added. The smallest that the graph's version of ONNX knows is taken.
+To each the codebook is added, and to numbers on a grid a Mul by the scales. The smallest that the
+graph's version of ONNX knows is taken.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, grid_shape
 from espalier.interop.onnx_file import DTYPES
 from espalier.state import (
     Array,
@@ -74,8 +76,41 @@ class Form:
         return output
 
 
+def _on_grid(name: str, tensor: FixedPoint, opset: int) -> Form | None:
+    """(number - zero) * scale, with the numbers in the form that is smallest for a codebook."""
+    if tensor.dtype != "float32" or not tensor.size:
+        return None
+    numbers = np.arange(tensor.levels) * tensor.stride + tensor.first
+    book, inner = numbers.astype(np.float32), f"{name}.numbers"
+    held: CompressedTensor
+    if not isinstance(tensor, SparseFixedPoint):
+        held = Codebook(tensor.shape, "float32", tensor.codes, book)
+    elif not tensor.zeros.any():
+        held = SparseCodebook(tensor.shape, "float32", tensor.positions, tensor.codes, book)
+    else:
+        return None
+    form = smallest(inner, held, opset)
+    if form is None:
+        return None
+    pairs = list(zip(grid_shape(tensor.shape, tensor.block), tensor.block, strict=True))
+    split = form.held(f"{name}.split", "int64", [n for pair in pairs for n in pair])
+    blocks = [n for count, _ in pairs for n in (count, 1)]
+    value = form.node("Reshape", [inner, split], f"{name}.blocks")
+    if tensor.zeros.any():
+        zeros = form.held(f"{name}.zeros", "float32", tensor.zeros.reshape(blocks))
+        value = form.node("Sub", [value, zeros], f"{name}.differences")
+    scales = form.held(f"{name}.scales", "float32", tensor.scales.reshape(blocks))
+    value = form.node("Mul", [value, scales], f"{name}.scaled")
+    shape = form.held(f"{name}.whole", "int64", list(tensor.shape))
+    form.node("Reshape", [value, shape], name)
+    return form
+
+
 def smallest(name: str, tensor: CompressedTensor, opset: int) -> Form | None:
     """The form of ``tensor`` that takes the fewest bytes; None where no form is below plain."""
+    if isinstance(tensor, FixedPoint):
+        on_grid = _on_grid(name, tensor, opset)
+        return on_grid if on_grid is not None and on_grid.nbytes < tensor.nbytes else None
     forms = [form for make in _FORMS for form in make(name, tensor, opset)]
     best = min(forms, key=lambda form: form.nbytes, default=None)
     return best if best is not None and best.nbytes < tensor.nbytes else None
@@ -219,7 +254,7 @@ def compress_weights(model: Any, tensors: Mapping[str, CompressedTensor]) -> dic
     from onnx import helper
 
     graph = model.graph
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    opset = opset_of(model)
     changed: dict[str, Form] = {}
     for tensor in graph.initializer:
         form = (
@@ -227,15 +262,15 @@ def compress_weights(model: Any, tensors: Mapping[str, CompressedTensor]) -> dic
         )
         if form is not None:
             changed[tensor.name] = form
-    _remove(graph.initializer, changed)
-    _remove(graph.input, changed)  # before IR version 4 an initialiser was an input too
+    remove(graph.initializer, changed)
+    remove(graph.input, changed)  # before IR version 4 an initialiser was an input too
     taken = {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
     nodes = []
     for name, form in changed.items():
         clash = taken & {*form.initializers, *(output for _, _, output, _ in form.nodes)}
         if clash:
             raise InvalidArgument(f"the graph has a value called {min(clash)!r} already")
-        graph.initializer.extend(_tensor(n, *held) for n, held in form.initializers.items())
+        graph.initializer.extend(tensor_proto(n, *held) for n, held in form.initializers.items())
         for i, (operator, inputs, output, attributes) in enumerate(form.nodes):
             plain = {k: _attribute(v) for k, v in attributes.items()}
             nodes.append(
@@ -247,13 +282,20 @@ def compress_weights(model: Any, tensors: Mapping[str, CompressedTensor]) -> dic
     return changed
 
 
-def _remove(entries: Any, names: Mapping[str, Any]) -> None:
+def opset_of(model: Any) -> int:
+    """The version of ONNX whose operators a model uses."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def remove(entries: Any, names: Mapping[str, Any]) -> None:
+    """Take entries of these names out of a field of a message."""
     for i in reversed(range(len(entries))):
         if entries[i].name in names:
             del entries[i]
 
 
-def _tensor(name: str, dtype: str, array: Array) -> Any:
+def tensor_proto(name: str, dtype: str, array: Array) -> Any:
+    """An initialiser; ``array`` is in the storage dtype."""
     from onnx import TensorProto
 
     raw = np.ascontiguousarray(array).tobytes()
@@ -261,4 +303,4 @@ def _tensor(name: str, dtype: str, array: Array) -> Any:
 
 
 def _attribute(value: Any) -> Any:
-    return _tensor("", *value) if isinstance(value, tuple) else value
+    return tensor_proto("", *value) if isinstance(value, tuple) else value

@@ -23,7 +23,7 @@ OPTIONS = {"symmetric", "power_of_two", "calibration", "percentile"}
 
 
 @dataclass
-class _Seen:
+class Seen:
     """Of one layer's inputs: some values, and how far they reach."""
 
     values: list[Tensor] = field(default_factory=list)
@@ -69,10 +69,10 @@ def calibrate_inputs(
         [((name, f"{name}.weight"), _kind(modules[name])) for name in layers]
     )
     wanted = {name: b for name, b in zip(layers, widths, strict=True) if b is not None}
-    ranges = {name: _range(b, options) for name, b in wanted.items()}
+    ranges = {name: range_of(b, options) for name, b in wanted.items()}
     remove_input_grids(model)
     seen = _look(model, list(wanted), batches)
-    grids = {name: _grid(ranges[name], found) for name, found in seen.items()}
+    grids = {name: grid_of(ranges[name], found) for name, found in seen.items()}
     set_input_grids(model, grids)
     return grids
 
@@ -90,7 +90,7 @@ def _check_bits(value: object) -> int:
     raise InvalidArgument(f"activations must be an integer from 2 to 16, not {value!r}")
 
 
-def _range(bits: int, options: Mapping[str, Any]) -> Range:
+def range_of(bits: int, options: Mapping[str, Any]) -> Range:
     how: dict[str, Any] = {
         "symmetric": False,
         "calibration": "percentile",
@@ -101,10 +101,10 @@ def _range(bits: int, options: Mapping[str, Any]) -> Range:
     return Range(low, high, **how)
 
 
-def _look(model: nn.Module, layers: list[str], batches: list[Any]) -> dict[str, _Seen]:
+def _look(model: nn.Module, layers: list[str], batches: list[Any]) -> dict[str, Seen]:
     """What enters the layers as the network runs."""
     plain = unwrap(model)
-    seen = {name: _Seen() for name in layers}
+    seen = {name: Seen() for name in layers}
 
     def look(name: str) -> Any:
         return lambda _module, inputs: seen[name].add(inputs[0])
@@ -123,7 +123,7 @@ def _look(model: nn.Module, layers: list[str], batches: list[Any]) -> dict[str, 
     return seen
 
 
-def _grid(wanted: Range, seen: _Seen) -> InputGrid:
+def grid_of(wanted: Range, seen: Seen) -> InputGrid:
     values = torch.cat(seen.values).double().numpy()[None]
     scales, zeros = wanted.fit(values, np.ones_like(values, np.bool_))
     return InputGrid(float(scales[0, 0]), int(zeros[0, 0]), wanted.low, wanted.high)

@@ -98,20 +98,7 @@ def build_data(recipe: Recipe, data_dir: str | os.PathLike[str] | None) -> Split
         options["data_dir"] = data_dir
     found = _call(recipe.data, "data", options)
     source = str(getattr(found, "source", recipe.data))
-    held_out: Any = None
-    if hasattr(found, "train") and hasattr(found, "test"):
-        train, test = found.train, found.test
-        held_out = getattr(found, "held_out", None)
-    elif isinstance(found, tuple) and len(found) in (2, 3):
-        train, *middle, test = found
-        held_out = middle[0] if middle else None
-    else:
-        raise InvalidArgument(
-            f"data: {recipe.data} gave a {type(found).__name__}; give (train, test) or "
-            "(train, held_out, test) of Samples or DataLoader"
-        )
-    train, test = _data(train, recipe), _data(test, recipe)
-    held_out = _data(held_out, recipe) if held_out is not None else None
+    train, held_out, test = _splits(found, recipe.data)
     if recipe.holdout:
         if not isinstance(train, Samples):
             raise InvalidArgument(
@@ -121,12 +108,44 @@ def build_data(recipe: Recipe, data_dir: str | os.PathLike[str] | None) -> Split
     return Split(train, held_out, test, source)
 
 
-def _data(value: Any, recipe: Recipe) -> Data:
+def training_batches(reference: str, samples: int, size: int = 128) -> list[torch.Tensor]:
+    """Inputs of some training samples of ``--data``: drawn at random, or the loader's first."""
+    data, _, _ = _splits(_call(reference, "--data", {}), reference)
+    if isinstance(data, Samples):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        return list(data.x[order[:samples]].split(size))
+    found: list[torch.Tensor] = []
+    for x, _ in data:
+        found.append(x[: samples - sum(map(len, found))])
+        if sum(map(len, found)) >= samples:
+            break
+    return found
+
+
+def _splits(found: Any, reference: str) -> tuple[Data, Data | None, Data]:
+    """Training, held-out (or None) and test data, of what a function for data gave."""
+    held_out: Any = None
+    if hasattr(found, "train") and hasattr(found, "test"):
+        train, test = found.train, found.test
+        held_out = getattr(found, "held_out", None)
+    elif isinstance(found, tuple) and len(found) in (2, 3):
+        train, *middle, test = found
+        held_out = middle[0] if middle else None
+    else:
+        raise InvalidArgument(
+            f"data: {reference} gave a {type(found).__name__}; give (train, test) or "
+            "(train, held_out, test) of Samples or DataLoader"
+        )
+    between = _data(held_out, reference) if held_out is not None else None
+    return _data(train, reference), between, _data(test, reference)
+
+
+def _data(value: Any, reference: str) -> Data:
     if isinstance(value, Samples | DataLoader):
         return value
     if isinstance(value, tuple) and len(value) == 2 and all(torch.is_tensor(v) for v in value):
         return Samples(*value)
     raise InvalidArgument(
-        f"data: {recipe.data} gave a {type(value).__name__}; wanted Samples, (inputs, labels) or a "
+        f"data: {reference} gave a {type(value).__name__}; wanted Samples, (inputs, labels) or a "
         "DataLoader"
     )
