@@ -108,7 +108,7 @@ def test_beyond_the_head_a_step_costs_the_same_each():
     lengths = CodeLengths((1000,))
     lengths.refresh(torch.arange(1000, dtype=torch.int32) % 30)
     y = torch.tensor([HEAD + 0.5, HEAD + 7.5], requires_grad=True)
-    lengths.classes = lengths.classes[:2]
+    lengths.rows = lengths.rows[:2]
     lengths(y).backward()
     assert y.grad[0] == y.grad[1] > 0
 
