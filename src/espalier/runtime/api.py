@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -105,18 +105,20 @@ def accelerate(
     candidates, skipped = find_candidates(
         model, shapes, samples, 1.0 if prefer == "memory" else DENSEST
     )
-    for candidate in candidates:
-        candidate.settle([measured(candidate, n, prefer, expand) for n in batches])
     model.eval()
     finalize(model)
     dense_bytes = _bytes(model)
-    candidates = _worth_it(candidates, skipped)
-    times = _replaced(model, candidates, inputs, batches, prefer)
-    candidates = _worth_it(candidates, skipped)
     for candidate in candidates:
+        weight = candidate.layer.weight
+        assert isinstance(weight, Tensor)
+        candidate.made.kept = weight.detach()
+        candidate.settle([measured(candidate, n, prefer, expand) for n in batches])
+    chosen, times = _replaced(model, candidates, inputs, batches, prefer)
+    skipped += [_slower(candidate) for candidate in candidates if candidate not in chosen]
+    for candidate in chosen:
         candidate.made.drop_unused()
     return RuntimeReport(
-        layers=tuple(_row(candidate) for candidate in candidates),
+        layers=tuple(_row(candidate) for candidate in chosen),
         skipped=tuple(skipped),
         model=times,
         dense_bytes=dense_bytes,
@@ -140,19 +142,13 @@ def _check(model: nn.Module, inputs: tuple[Any, ...], batches: Sequence[int], pr
             )
 
 
-def _worth_it(candidates: list[Candidate], skipped: list[Skipped]) -> list[Candidate]:
-    """Those that do not run dense at every batch size; the others become skipped."""
-    for candidate in candidates:
-        if candidate.all_dense:
-            first = candidate.choices[0]
-            skipped.append(
-                Skipped(
-                    candidate.names[0],
-                    f"dense is faster: {first.dense_ms.median:.3g} ms at batch {first.batch}, "
-                    f"packed {first.packed_ms.median:.3g}",
-                )
-            )
-    return [candidate for candidate in candidates if not candidate.all_dense]
+def _slower(candidate: Candidate) -> Skipped:
+    first = candidate.choices[0]
+    return Skipped(
+        candidate.names[0],
+        f"dense is faster: {first.dense_ms.median:.3g} ms at batch {first.batch}, packed "
+        f"{first.packed_ms.median:.3g}",
+    )
 
 
 def _put(model: nn.Module, names: Iterable[str], module: nn.Module) -> None:
@@ -167,54 +163,53 @@ def _replaced(
     inputs: tuple[Any, ...],
     batches: Sequence[int],
     prefer: str,
-) -> tuple[ModelTime, ...]:
-    """Put the new layers in place, unless the network becomes slower by them."""
-    if not candidates:
-        return ()
-    before = {c.names: model.get_submodule(c.names[0]) for c in candidates}
-    for candidate in candidates:
-        _put(model, candidate.names, candidate.made)
-    try:
-        times = tuple(_whole(model, candidates, repeated(inputs, n), n) for n in batches)
-    except Exception as error:
-        for names, module in before.items():
-            _put(model, names, module)
-        raise InvalidArgument(
-            f"the model cannot be run with packed layers: {first_line(error)}"
-        ) from error
-    if prefer == "time":
+) -> tuple[list[Candidate], tuple[ModelTime, ...]]:
+    """Put the new layers in place, but for those that make the network slower.
+
+    Where it is, layers that stay dense at that batch size go first, since to look that up takes
+    time too; then all go.
+    """
+    before = _twin(model)
+    chosen = [candidate for candidate in candidates if not candidate.all_dense]
+    while chosen:
+        for candidate in chosen:
+            _put(model, candidate.names, candidate.made)
+        try:
+            times = tuple(_timed(before, model, repeated(inputs, n), n) for n in batches)
+        except Exception as error:
+            _put_back(model, chosen)
+            raise InvalidArgument(
+                f"the model cannot be run with packed layers: {first_line(error)}"
+            ) from error
         slow = {time.batch for time in times if time.ratio.median < 1 / _SLOWEST}
-        for candidate in candidates:
-            candidate.settle(
-                [
-                    replace(choice, form=DENSE, ratio=1.0) if choice.batch in slow else choice
-                    for choice in candidate.choices
-                ]
-            )
-            if candidate.all_dense:
-                _put(model, candidate.names, before[candidate.names])
-    return times
+        if prefer == "memory" or not slow:
+            return chosen, times
+        _put_back(model, chosen)
+        fast = [c for c in chosen if all(c.form(n) != DENSE for n in slow)]
+        chosen = fast if len(fast) < len(chosen) else []
+    return [], ()
 
 
-def _whole(
-    model: nn.Module, candidates: list[Candidate], inputs: tuple[Any, ...], batch: int
-) -> ModelTime:
-    """The network at one batch size, all dense and as chosen, in turn."""
-    chosen = [(c.made, c.made.choice) for c in candidates]
+def _put_back(model: nn.Module, candidates: Iterable[Candidate]) -> None:
+    for candidate in candidates:
+        _put(model, candidate.names, candidate.layer)
 
-    def run(dense: bool) -> Callable[[], object]:
-        def call() -> object:
-            for made, choice in chosen:
-                made.choice = {1: DENSE} if dense else choice
-            return model(*inputs)
 
-        return call
+def _twin(model: nn.Module) -> nn.Module:
+    """The same modules anew, over the same tensors."""
+    held = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
 
+
+def _timed(before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], batch: int) -> ModelTime:
     found = compare(
-        run(True), run(False), Clock(), repeats=_REPEATS, warmup=_WARMUP, seconds=_SECONDS
+        lambda: before(*inputs),
+        lambda: after(*inputs),
+        Clock(),
+        repeats=_REPEATS,
+        warmup=_WARMUP,
+        seconds=_SECONDS,
     )
-    for made, choice in chosen:
-        made.choice = choice
     return ModelTime(batch, found.first, found.second, found.ratio)
 
 

@@ -41,6 +41,7 @@ class Candidate:
     """A layer, and what would stand in its place."""
 
     names: tuple[str, ...]
+    layer: nn.Module
     made: PackedLayer
     sample: Tensor
     shapes: dict[int, torch.Size]
@@ -50,6 +51,10 @@ class Candidate:
         """Let the new layer do what was measured best."""
         self.choices = tuple(choices)
         self.made.choice = self.by_positions({choice.batch: choice.form for choice in choices})
+
+    def form(self, batch: int) -> str:
+        """What was chosen at a measured batch size."""
+        return next(choice.form for choice in self.choices if choice.batch == batch)
 
     @property
     def all_dense(self) -> bool:
@@ -135,7 +140,9 @@ def find_candidates(
             else:
                 assert layer is not None
                 packed = layer.matrix
-                found.append(Candidate(tuple(names), layer, samples[called], shapes[called]))
+                found.append(
+                    Candidate(tuple(names), module, layer, samples[called], shapes[called])
+                )
     return found, skipped
 
 
@@ -169,18 +176,18 @@ def _packed(
         made = PackedConv(PackedMatrix.of(PackedConv.rows(module)), module)
     if made.matrix.nbytes > weight.nbytes:
         return None, f"packed it takes {made.matrix.nbytes:,} bytes, dense {weight.nbytes:,}"
-    made.kept = weight
     return made, ""
 
 
 def measured(candidate: Candidate, batch: int, prefer: str, expand: bool) -> Choice:
-    """Time the forms of a layer's weight in turn at one batch size, and choose one."""
-    x, made = candidate.input(batch), candidate.made
+    """Time the forms of a layer's weight in turn with the layer as it was, and choose one."""
+    x, layer, made = candidate.input(batch), candidate.layer, candidate.made
 
     def timed(form: str) -> Comparison:
+        made.choice = {1: form}
         return compare(
-            lambda: made.compute(x, DENSE),
-            lambda: made.compute(x, form),
+            lambda: layer(x),
+            lambda: made(x),
             Clock(),
             repeats=_REPEATS,
             warmup=_WARMUP,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from espalier.errors import InvalidArgument
-from espalier.runtime.layers import DENSE, PackedLayer
+from espalier.runtime.layers import DENSE, LARGEST, PackedLayer
 from espalier.runtime.packed import PackedMatrix, padded
-from espalier.state import Array
 
 _DENSE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_LARGEST = 2**31 - 1
-"""Starts are int32."""
 
 
 class PackedConv(PackedLayer):
@@ -39,8 +37,8 @@ class PackedConv(PackedLayer):
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.dilation, self.groups = layer.dilation, layer.groups
         self.padding, self.padding_mode = layer.padding, layer.padding_mode
-        self._edges = list(layer._reversed_padding_repeated_twice)
-        self._found: tuple[tuple[int, ...], Array] | None = None
+        self.edges = list(layer._reversed_padding_repeated_twice)
+        self._found: tuple[torch.Size, _Plan | None] | None = None
 
     @staticmethod
     def rows(layer: _ConvNd) -> Tensor:
@@ -69,7 +67,7 @@ class PackedConv(PackedLayer):
                 f"along {axes} axes"
             )
         if self.padding_mode != "zeros":
-            x = F.pad(x, self._edges, mode=self.padding_mode)
+            x = F.pad(x, self.edges, mode=self.padding_mode)
         return self._dense(x) if form == DENSE or not len(x) else self._shifted(x)
 
     def _dense(self, x: Tensor) -> Tensor:
@@ -81,62 +79,121 @@ class PackedConv(PackedLayer):
 
     def _shifted(self, x: Tensor) -> Tensor:
         """``x`` is padded already where that takes more than zeros."""
-        n, axes = len(x), range(len(self.kernel_size))
-        before, after = [0] * len(axes), [0] * len(axes)
-        if self.padding_mode == "zeros":
-            before, after = self._edges[-2::-2], self._edges[-1::-2]
-        sizes = [x.shape[i + 2] + before[i] + after[i] for i in axes]
-        spans = [self.dilation[i] * (self.kernel_size[i] - 1) for i in axes]
-        outputs = [(sizes[i] - spans[i] - 1) // self.stride[i] + 1 for i in axes]
-        if min(outputs) < 1:
+        plan = self._plan(x.shape)
+        if plan is None:
             return self._dense(x)  # which says what is wrong
-        planes = [-(-sizes[i] // self.stride[i]) for i in axes]
-        places = n * prod(planes)
-        held = self.in_channels * prod(self.stride) * places
-        if held > _LARGEST and n > 1:
-            return torch.cat([self._shifted(half) for half in x.split(-(-n // 2))])
-        starts = self._starts(n, planes)
-        buffer = x.new_zeros(max(held, int(starts.max(initial=0)) + padded(places)))
-        self._lay_out(x, before, planes, buffer)
-        y = self.matrix.times_tiles(buffer, starts, places, self.addend, torch.get_num_threads())
-        y = y[:, :places].view(self.out_channels, n, *planes)
-        inside = (slice(None), slice(None), *(slice(size) for size in outputs))
-        return y[inside].transpose(0, 1).contiguous()
+        if plan.length > LARGEST and len(x) > 1:
+            return torch.cat([self._shifted(half) for half in x.split(-(-len(x) // 2))])
+        buffer = x.new_zeros(plan.length)
+        laid = buffer[: prod(plan.laid)].view(plan.laid)
+        turned = x.transpose(0, 1)
+        for place, source in plan.copies:
+            laid[place] = turned[source]
+        y = self.matrix.times_tiles(
+            buffer, plan.starts, plan.places, self.addend, torch.get_num_threads()
+        )
+        y = y[:, : plan.places].view(plan.planes)
+        return y[plan.inside].transpose(0, 1).contiguous()
 
-    def _lay_out(self, x: Tensor, before: list[int], planes: list[int], buffer: Tensor) -> None:
-        """Copy ``x`` into ``buffer``: (channels, strides, samples, planes), zeros around it."""
-        shape = (self.in_channels, *self.stride, len(x), *planes)
-        laid = buffer[: prod(shape)].view(shape).flatten(1, len(self.stride))
-        x = x.transpose(0, 1)
-        for number, phase in enumerate(itertools.product(*(range(s) for s in self.stride))):
-            source: list[slice] = [slice(None)] * 2
-            place: list[slice] = [slice(None)] * 2
-            for i, stride in enumerate(self.stride):
-                first = max(0, -(-(before[i] - phase[i]) // stride))
-                start = first * stride + phase[i] - before[i]
-                count = max(0, -(-(x.shape[i + 2] - start) // stride))
-                source.append(slice(start, None, stride))
-                place.append(slice(first, first + count))
-            laid[:, number][tuple(place)] = x[tuple(source)]
-
-    def _starts(self, n: int, planes: list[int]) -> Array:
-        """Where the values of each column of the matrix begin; the last ones are remembered."""
-        found, key = self._found, (n, *planes)
-        if found is not None and found[0] == key:
-            return found[1]
-        plane, shift = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        for i, stride in enumerate(self.stride):
-            taps = np.arange(self.kernel_size[i]) * self.dilation[i]
-            plane = (plane[:, None] * stride + taps % stride).reshape(-1)
-            shift = (shift[:, None] * planes[i] + taps // stride).reshape(-1)
-        places = n * prod(planes)
-        channels = np.arange(self.in_channels)[:, None] * (prod(self.stride) * places)
-        starts = (channels + plane * places + shift).reshape(-1).astype(np.int32)
-        self._found = key, starts
-        return starts
+    def _plan(self, shape: torch.Size) -> _Plan | None:
+        """How inputs of ``shape`` are computed; the last plan is remembered."""
+        found = self._found
+        if found is None or found[0] != shape:
+            found = self._found = shape, _Plan.of(self, shape)
+        return found[1]
 
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}"
         )
+
+
+Place = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a convolution computes inputs of one shape.
+
+    Attributes
+    ----------
+    laid : tuple of int
+        Channels, planes of a channel, samples, extents of a plane.
+    copies : sequence of (Place, Place)
+        What part of the input, channels first, goes to which of the padded one.
+    starts : int32 Tensor
+        Where the values of each column of the matrix begin.
+    places : int
+    planes : tuple of int
+        Shape of the result, with the places that no output has.
+    inside : Place
+        The others of it.
+    length : int
+        Of the padded input, with what the last tile reads behind it.
+    """
+
+    laid: tuple[int, ...]
+    copies: tuple[tuple[Place, Place], ...]
+    starts: Tensor
+    places: int
+    planes: tuple[int, ...]
+    inside: Place
+    length: int
+
+    @classmethod
+    def of(cls, layer: PackedConv, shape: torch.Size) -> _Plan | None:
+        """None where the input is smaller than the kernel."""
+        n, inputs, axes = shape[0], shape[2:], range(len(layer.stride))
+        before, after = [0] * len(axes), [0] * len(axes)
+        if layer.padding_mode == "zeros":
+            before, after = layer.edges[-2::-2], layer.edges[-1::-2]
+        sizes = [inputs[i] + before[i] + after[i] for i in axes]
+        spans = [layer.dilation[i] * (layer.kernel_size[i] - 1) for i in axes]
+        outputs = [(sizes[i] - spans[i] - 1) // layer.stride[i] + 1 for i in axes]
+        if min(outputs) < 1:
+            return None
+        planes = [-(-sizes[i] // layer.stride[i]) for i in axes]
+        if set(layer.stride) == {1}:
+            # What a tap meets behind the end of a row is the padding before the next one.
+            planes = [max(outputs[i], sizes[i] - min(before[i], after[i])) for i in axes]
+        places = n * prod(planes)
+        starts = _starts(layer, planes, places)
+        laid = (layer.in_channels, prod(layer.stride), n, *planes)
+        everything = slice(None)
+        return cls(
+            laid=laid,
+            copies=tuple(_copies(layer, inputs, before, planes)),
+            starts=starts,
+            places=places,
+            planes=(layer.out_channels, n, *planes),
+            inside=(everything, everything, *(slice(size) for size in outputs)),
+            length=max(prod(laid), int(starts.max()) + padded(places)),
+        )
+
+
+def _starts(layer: PackedConv, planes: list[int], places: int) -> Tensor:
+    plane, shift = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    for i, stride in enumerate(layer.stride):
+        taps = torch.arange(layer.kernel_size[i]) * layer.dilation[i]
+        plane = (plane[:, None] * stride + taps % stride).flatten()
+        shift = (shift[:, None] * planes[i] + taps // stride).flatten()
+    channels = torch.arange(layer.in_channels)[:, None] * (prod(layer.stride) * places)
+    starts = (channels + plane * places + shift).flatten()
+    return starts if int(starts.max()) > LARGEST else starts.int()
+
+
+def _copies(
+    layer: PackedConv, inputs: tuple[int, ...], before: list[int], planes: list[int]
+) -> Iterator[tuple[Place, Place]]:
+    """For each plane, what part of it holds what part of the input; zeros are around it."""
+    for number, phase in enumerate(itertools.product(*(range(s) for s in layer.stride))):
+        place: list[int | slice] = [slice(None), number, slice(None)]
+        source: list[int | slice] = [slice(None), slice(None)]
+        for i, stride in enumerate(layer.stride):
+            first = max(0, -(-(before[i] - phase[i]) // stride))
+            start = first * stride + phase[i] - before[i]
+            count = max(0, min(-(-(inputs[i] - start) // stride), planes[i] - first))
+            place.append(slice(first, first + count))
+            source.append(slice(start, start + count * stride, stride))
+        yield tuple(place), tuple(source)

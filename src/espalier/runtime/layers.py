@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.runtime.packed import PackedMatrix, padded
+
+LARGEST = 2**31 - 1
+"""Values in an input that is computed on at once: where columns begin is int32."""
 
 PACKED, EXPANDED, DENSE = "packed", "expanded", "dense"
 
@@ -91,6 +93,9 @@ class PackedLayer(nn.Module, ABC):
 
     def form(self, positions: int) -> str:
         """The form that was measured nearest to so many positions, by ratio."""
+        found = self.choice.get(positions)
+        if found is not None:
+            return found
         near = min(self.choice, key=lambda n: abs(math.log(max(positions, 1) / n)))
         return self.choice[near]
 
@@ -126,6 +131,7 @@ class PackedLinear(PackedLayer):
     def __init__(self, matrix: PackedMatrix, layer: nn.Linear) -> None:
         super().__init__(matrix, layer.weight.shape, layer.bias)
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._found: tuple[int, Tensor] | None = None
 
     def positions(self, x: Tensor) -> int:
         return x.numel() // max(1, self.in_features)
@@ -137,25 +143,35 @@ class PackedLinear(PackedLayer):
             )
         if form == DENSE:
             return F.linear(x, self.weight, self.bias)
-        flat = x.reshape(-1, self.in_features)
+        flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
         if form == EXPANDED:
             assert self.expanded is not None
             y = self._expanded(flat)
         elif len(flat) == 1:
-            y = self.matrix.times_vector(flat.contiguous(), self.addend, torch.get_num_threads())
+            threads = torch.get_num_threads()
+            y = self.matrix.times_vector(flat.contiguous(), self.addend, threads)[None]
         else:
             y = self._tiles(flat)
-        return y.view(*x.shape[:-1], self.out_features)
+        return y if y.dim() == x.dim() else y.view(*x.shape[:-1], self.out_features)
 
     def _tiles(self, x: Tensor) -> Tensor:
-        n = len(x)
+        n = x.shape[0]
         stride = padded(n)
-        turned = x.new_zeros(self.in_features, stride)
-        turned[:, :n] = x.t()
-        starts = np.arange(self.in_features, dtype=np.int32) * np.int32(stride)
-        threads = torch.get_num_threads()
-        y = self.matrix.times_tiles(turned, starts, n, self.addend, threads)
+        if stride * self.in_features > LARGEST and n > 1:
+            return torch.cat([self._tiles(half) for half in x.split(-(-n // 2))])
+        turned = F.pad(x, (0, 0, 0, stride - n)).t().contiguous()
+        y = self.matrix.times_tiles(
+            turned, self._starts(stride), n, self.addend, torch.get_num_threads()
+        )
         return y[:, :n].t().contiguous()
+
+    def _starts(self, stride: int) -> Tensor:
+        """Where each column of the matrix begins in the turned input; the last are remembered."""
+        found = self._found
+        if found is None or found[0] != stride:
+            starts = torch.arange(self.in_features, dtype=torch.int32) * stride
+            found = self._found = stride, starts
+        return found[1]
 
     def expand(self) -> None:
         """Hold the weight as ``torch.sparse_csr`` too, with indices of 32 bits."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from espalier.state import Array
 REALS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 """What the kernels compute in."""
 
+_TENSORS = (tasks.X, tasks.Y, tasks.BIAS, tasks.STARTS)
 _TASKS_PER_THREAD = 8
 _WORK_OF_A_THREAD = 1 << 14
 """Products below which a second thread would wait longer than it works."""
@@ -137,11 +138,11 @@ class PackedMatrix:
     def times_vector(self, x: Tensor, bias: Tensor, threads: int) -> Tensor:
         """``W x + bias`` for a contiguous vector of the columns."""
         y = torch.empty(self.shape[0], dtype=x.dtype)
-        self._run(1, 1, x, y, bias, None, 0, 1, threads)
+        self._run(1, 1, 0, (x, y, bias, None), threads)
         return y
 
     def times_tiles(
-        self, x: Tensor, starts: Array, positions: int, bias: Tensor, threads: int
+        self, x: Tensor, starts: Tensor, positions: int, bias: Tensor, threads: int
     ) -> Tensor:
         """``y[r, p] = bias[r] + sum_j W[r, j] x[starts[j] + p]`` for p below ``positions``.
 
@@ -149,20 +150,19 @@ class PackedMatrix:
         ----------
         x : Tensor, contiguous
             Long enough that every start has :func:`padded` ``(positions)`` values behind it.
-        starts : int32 array, one for each column
+        starts : int32 Tensor, one for each column
 
         Returns
         -------
         Tensor, shape (rows, padded(positions))
             What lies beyond ``positions`` means nothing.
         """
-        stride = padded(positions)
-        y = torch.empty(self.shape[0], stride, dtype=x.dtype)
+        y = torch.empty(self.shape[0], padded(positions), dtype=x.dtype)
         begin = 0
         for wide in TILES:
-            tiles = (stride - begin) // wide
+            tiles = (y.shape[1] - begin) // wide
             if tiles:
-                self._run(wide, tiles, x, y, bias, starts, begin, stride, threads)
+                self._run(wide, tiles, begin, (x, y, bias, starts), threads)
             begin += tiles * wide
         return y
 
@@ -170,40 +170,45 @@ class PackedMatrix:
         self,
         wide: int,
         tiles: int,
-        x: Tensor,
-        y: Tensor,
-        bias: Tensor,
-        starts: Array | None,
         begin: int,
-        stride: int,
+        tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
         threads: int,
     ) -> None:
-        """Put the block together, and let threads work on it."""
+        """Put the block of a body together, and let threads work on it."""
         rows = self.shape[0]
         if not rows:
             return
-        threads = min(threads, 1 + self.nonzeros * wide * tiles // _WORK_OF_A_THREAD)
+        threads = min(threads, 1 + self.words.size * wide * tiles // _WORK_OF_A_THREAD)
         pieces = -(-_TASKS_PER_THREAD * threads // tiles) if threads > 1 else 1
         chunk = -(-rows // min(pieces, rows))
         chunks = -(-rows // chunk)
-        block = (ctypes.c_int64 * FIELDS)()
+        block = type(self._block).from_buffer_copy(self._block)
         block[tasks.CHUNK], block[tasks.CHUNKS] = chunk, chunks
         block[tasks.TASKS] = chunks * tiles
+        block[tasks.POSITION], block[tasks.STRIDE] = begin, tensors[1].shape[-1]
+        for field, tensor in zip(_TENSORS, tensors, strict=True):
+            if tensor is not None:
+                block[field], block[field + 1] = tensor.data_ptr(), tensor.numel()
+        body = product_body(self.table.dtype, self.words.dtype, self.bits is not None, wide)
+        run(body.address, ctypes.addressof(block), threads)
+
+    @cached_property
+    def _block(self) -> ctypes.Array[ctypes.c_int64]:
+        """What is the same in the block of every product."""
+        block = (ctypes.c_int64 * FIELDS)()
         block[tasks.BITS] = self.bits or 0
-        block[tasks.POSITION], block[tasks.STRIDE] = begin, stride
-        arrays: Sequence[tuple[int, Any]] = (
+        arrays = (
             (tasks.WORDS, self.words),
             (tasks.POINTERS, self.pointers),
             (tasks.TABLE, self.table),
-            (tasks.STARTS, starts),
         )
         for field, array in arrays:
-            if array is not None:
-                block[field], block[field + 1] = array.ctypes.data, array.size
-        for field, tensor in ((tasks.BIAS, bias), (tasks.X, x), (tasks.Y, y)):
-            block[field], block[field + 1] = tensor.data_ptr(), tensor.numel()
-        body = product_body(self.table.dtype, self.words.dtype, self.bits is not None, wide)
-        run(body.address, ctypes.addressof(block), threads)
+            block[field], block[field + 1] = array.ctypes.data, array.size
+        return block
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not the block: its addresses are those of this process.
+        return PackedMatrix, (self.shape, self.words, self.pointers, self.table, self.bits)
 
 
 def padded(positions: int) -> int:

@@ -1,0 +1,284 @@
+"""Layers from their compressed weights beside dense ones and sparse libraries, timed in turn.
+
+    python benchmarks/bench_runtime.py
+
+Writes ``benchmarks/results/runtime.json``. Weights are random: their values do not change times.
+*Linear*: the layer of 4096 x 4096 with 9% of its weights, and fc6 to fc8 of AlexNet and VGG-16 with
+the densities of Deep Compression (tables 4 and 5), 32 values each; straight from the codes
+(``packed``), ``torch.sparse_csr`` with int32 indices, and SciPy's CSR, each in turn with PyTorch's
+dense layer. *Convolutions*: AlexNet's with the paper's densities and 256 values. *Networks*: whole
+ones before and after ``espalier.accelerate``, which is free to leave layers dense. The bars are for
+batch 1, two threads. Parts that are not asked for stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+import espalier
+from espalier import zoo
+from espalier.analysis.machine import machine
+from espalier.modes import evaluating
+from espalier.runtime.candidates import LAYERS
+from espalier.runtime.convolution import PackedConv
+from espalier.runtime.layers import EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.packed import PackedMatrix
+from espalier.timing import Clock, Comparison, compare
+
+MOST_BYTES = 4_000_000
+PAPER = {1: "3x on average (figure 9, CPU)", 64: "mostly slower (figure 9, CPU)"}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A layer of the table. ``bars``: times as fast as dense, at batch 1."""
+
+    outputs: int
+    inputs: int
+    density: float
+    bars: tuple[tuple[str, float], ...] = ()
+
+
+LINEAR = {
+    "4096": Linear(4096, 4096, 0.09, ((PACKED, 2.5), ("torch.sparse_csr", 4.0))),
+    "alexnet fc6": Linear(4096, 9216, 0.09),
+    "alexnet fc7": Linear(4096, 4096, 0.09),
+    "alexnet fc8": Linear(1000, 4096, 0.25),
+    "vgg16 fc6": Linear(4096, 25088, 0.04),
+    "vgg16 fc7": Linear(4096, 4096, 0.04),
+    "vgg16 fc8": Linear(1000, 4096, 0.23),
+}
+
+ALEXNET = {"conv1": 0.84, "conv2": 0.38, "conv3": 0.35, "conv4": 0.37, "conv5": 0.37}
+ALEXNET_LINEAR = {"fc6": 0.09, "fc7": 0.09, "fc8": 0.25}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network: how it is built, its input, and the densities of its layers."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    density: Any
+    bits: Any
+
+
+CODES = {"conv": 8, "linear": 5}
+NETWORKS = {
+    "alexnet": Network(zoo.alexnet, (3, 227, 227), ALEXNET | ALEXNET_LINEAR, CODES),
+    "lenet300": Network(zoo.lenet300, (1, 28, 28), {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}, 6),
+    "lenet5": Network(
+        zoo.lenet5, (1, 28, 28), {"conv1": 0.66, "conv2": 0.12, "fc1": 0.08, "fc2": 0.19}, CODES
+    ),
+    "resnet20": Network(zoo.resnet20, (3, 32, 32), 0.2, 5),
+    "resnet50": Network(zoo.resnet50, (3, 224, 224), 0.2, 6),
+    "vgg16_cifar": Network(zoo.vgg16_cifar, (3, 32, 32), 0.1, 6),
+}
+
+
+def sparse(layer: nn.Module, density: float, levels: int) -> nn.Module:
+    """``layer`` with that share of nonzeros, of so many values."""
+    weight = layer.weight.data
+    values = torch.randn(levels) * weight.std()
+    kept = torch.rand(weight.shape) < density
+    layer.weight.data = values[torch.randint(levels, weight.shape)] * kept
+    return layer.eval()
+
+
+def beside(dense: Callable[[], object], ours: Callable[[], object], seconds: float) -> Comparison:
+    return compare(dense, ours, Clock(), repeats=200, warmup=5, seconds=seconds)
+
+
+def linear_row(name: str, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+    work = LINEAR[name]
+    layer = sparse(nn.Linear(work.inputs, work.outputs), work.density, 32)
+    packed = PackedLinear(PackedMatrix.of(layer.weight), layer)
+    packed.expand()
+    csr = packed.expanded
+    assert csr is not None
+    theirs = scipy.sparse.csr_matrix(layer.weight.detach().numpy())
+    bias = layer.bias.detach().numpy()
+    x = torch.randn(batch, work.inputs)
+    flat = x.numpy()
+
+    def scipy_csr() -> object:
+        return theirs @ flat[0] + bias if batch == 1 else (theirs @ flat.T).T + bias
+
+    ways: dict[str, Callable[[], object]] = {
+        PACKED: lambda: packed.compute(x, PACKED),
+        "torch.sparse_csr": lambda: packed.compute(x, EXPANDED),
+        "scipy.sparse.csr": scipy_csr,
+    }
+    size = {
+        PACKED: packed.matrix.nbytes,
+        "torch.sparse_csr": packed.weight_bytes - packed.matrix.nbytes,
+        "scipy.sparse.csr": theirs.data.nbytes + theirs.indices.nbytes + theirs.indptr.nbytes,
+    }
+    want = layer(x)
+    row: dict[str, Any] = {
+        "layer": name,
+        "shape": [work.outputs, work.inputs],
+        "density": work.density,
+        "batch": batch,
+        "threads": threads,
+        "dense_bytes": layer.weight.nbytes,
+        "paper": PAPER.get(batch) if " fc" in name else None,
+        "ways": {},
+    }
+    for way, call in ways.items():
+        error = float((torch.as_tensor(call()) - want).abs().max())
+        found = beside(lambda: layer(x), call, seconds)
+        row["ways"][way] = asdict(found) | {"weight_bytes": size[way], "largest_error": error}
+    row["bars"] = [
+        {"way": way, "bar": bar, "reached": row["ways"][way]["ratio"]["median"] >= bar}
+        for way, bar in work.bars
+        if batch == 1 and threads == 2
+    ]
+    if work.bars:
+        row["within_memory"] = size[PACKED] < MOST_BYTES
+    return row
+
+
+def convolution_rows(batch: int, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """AlexNet's convolutions, with what goes into them."""
+    model = zoo.alexnet().eval()
+    seen: dict[str, Tensor] = {}
+    for name in ALEXNET:
+        layer = model.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0]))
+    model(torch.randn(batch, 3, 227, 227))
+    rows = []
+    for name, density in ALEXNET.items():
+        layer = sparse(model.get_submodule(name), density, 256)
+        layer._forward_pre_hooks.clear()
+        packed = PackedConv(PackedMatrix.of(PackedConv.rows(layer)), layer)
+        x = seen[name]
+        found = beside(lambda: layer(x), lambda: packed.compute(x, PACKED), seconds)  # noqa: B023
+        rows.append(
+            {
+                "layer": f"alexnet {name}",
+                "density": density,
+                "batch": batch,
+                "threads": threads,
+                "dense_bytes": layer.weight.nbytes,
+                "weight_bytes": packed.weight_bytes,
+                **asdict(found),
+            }
+        )
+    return rows
+
+
+def network_row(name: str, batches: list[int], threads: int, seconds: float) -> dict[str, Any]:
+    """A network as it was beside what ``accelerate`` makes of it, timed anew after its choices."""
+    work = NETWORKS[name]
+    original = work.make()
+    for module in original.modules():
+        if type(module) in LAYERS:
+            nn.init.normal_(module.weight, std=0.05)
+    espalier.prune(original, density=work.density)
+    espalier.share(original, bits=work.bits)
+    espalier.finalize(original)
+    result = work.make()
+    result.load_state_dict(original.state_dict())
+    example = torch.randn(1, *work.shape)
+    report = espalier.accelerate(result, example, batches=batches)
+    times = []
+    with evaluating(original):
+        for batch in batches:
+            x = torch.randn(batch, *work.shape)
+            error = float((result(x) - original(x)).abs().max())
+            found = beside(lambda: original(x), lambda: result(x), seconds)  # noqa: B023
+            times.append(
+                {
+                    "batch": batch,
+                    **asdict(found),
+                    "largest_error": error,
+                    "largest_output": float(original(x).abs().max()),
+                    "within_1.05": found.ratio.median >= 1 / 1.05,
+                }
+            )
+    packed = [m for m in result.modules() if isinstance(m, PackedLayer)]
+    return {
+        "network": name,
+        "threads": threads,
+        "times": times,
+        "dense_bytes": report.dense_bytes,
+        "weight_bytes": report.weight_bytes,
+        "packed_layers": len(packed),
+        "dense_layers": len(report.skipped),
+        "layers": [
+            {
+                "name": row.name,
+                "density": row.density,
+                "dense_bytes": row.dense_bytes,
+                "weight_bytes": row.weight_bytes,
+                "choices": {c.batch: [c.form, round(c.ratio, 3)] for c in row.choices},
+            }
+            for row in report.layers
+        ],
+        "skipped": {skipped.name: skipped.reason for skipped in report.skipped},
+    }
+
+
+def measured(part: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one part, told as they come."""
+    rows: list[dict[str, Any]] = []
+
+    def tell(row: dict[str, Any], label: str, ratios: dict[str, float]) -> None:
+        shown = ", ".join(f"{way} {ratio:.2f}x" for way, ratio in ratios.items())
+        print(f"{label}, {row['threads']} threads: {shown}", flush=True)
+        rows.append(row)
+
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        if part == "linear":
+            for name in LINEAR:
+                for batch in (1, 64):
+                    row = linear_row(name, batch, threads, arguments.seconds)
+                    ways = {way: found["ratio"]["median"] for way, found in row["ways"].items()}
+                    tell(row, f"{name}, batch {batch}", ways)
+        elif part == "convolutions":
+            for batch in (1, 8):
+                for row in convolution_rows(batch, threads, arguments.seconds):
+                    label = f"{row['layer']}, batch {batch}"
+                    tell(row, label, {PACKED: row["ratio"]["median"]})
+        else:
+            for name in arguments.networks:
+                row = network_row(name, arguments.batches, threads, arguments.seconds)
+                ratios = {f"batch {t['batch']}": t["ratio"]["median"] for t in row["times"]}
+                tell(row, f"{name}, {row['packed_layers']} layers packed", ratios)
+    return rows
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parts = ["linear", "convolutions", "networks"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of networks")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one comparison")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json"
+    )
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for part in arguments.parts:
+        results[part] = {"rows": measured(part, arguments), "machine": machine()}
+        results = {name: results[name] for name in parts if name in results}
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
