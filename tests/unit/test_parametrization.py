@@ -251,8 +251,13 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_distributed_data_parallel(tmp_path):
+    in_two_processes(tmp_path, DDP)
+
+
+def in_two_processes(tmp_path, text):
+    """Run a script twice, with the path of a rendezvous and its rank."""
     script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(DDP))
+    script.write_text(textwrap.dedent(text))
     rendezvous = str(tmp_path / "rendezvous")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     workers = [

@@ -15,6 +15,7 @@ from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.lengths import HEAD, CodeLengths, magnitude_lengths
 from espalier.rate_aware_weight import RateAwareWeight, soft_round
 from espalier.targets import find_targets
+from tests.unit.test_parametrization import in_two_processes
 
 
 def data(n: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
@@ -319,6 +320,49 @@ def test_a_weight_with_nan_is_named():
     with pytest.raises(InvalidArgument, match=r"0\.weight holds 1 values that are NaN"):
         espalier.RateAware(model, 1e-6, steps=10)
     assert not any(current(target) for target in find_targets(model))
+
+
+DDP = """
+import sys, torch, torch.distributed as dist, espalier
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+path, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+rate = espalier.RateAware(model, target=200, steps=12, every=3)
+ddp = DistributedDataParallel(model)
+opt = torch.optim.Adam(ddp.parameters(), 0.01)
+torch.manual_seed(dist.get_rank())
+for _ in range(12):
+    opt.zero_grad()
+    (ddp(torch.randn(4, 8)).square().sum() + rate.loss()).backward()
+    opt.step()
+    rate.step()
+mine = torch.tensor([rate.lam, rate.bits, *model[0].weight.detach().flatten()])
+both = [torch.zeros_like(mine) for _ in range(2)]
+dist.all_gather(both, mine)
+assert torch.equal(*both)
+rate.finish()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_distributed_training_has_the_same_grids(tmp_path):
+    in_two_processes(tmp_path, DDP)
+
+
+@pytest.mark.slow
+def test_torch_compile_trains_on_grids():
+    model = network()
+    rate = espalier.RateAware(model, 1e-4, steps=20, every=5)
+    x, _ = data()
+    fast = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(fast(x), model(x))
+    fit(fast, rate, 20)
+    assert rate.bits > 0
+    torch.testing.assert_close(fast.eval()(x), model.eval()(x))
 
 
 # ---------------------------------------------------------------- after training
