@@ -1,15 +1,14 @@
-"""A reader of ``.esp`` files in plain Python, written from SPEC.md alone; slow, and whole.
+"""A reader of ``.esp`` files in plain Python, written from SPEC.md alone, whose sections it names.
 
-    python docs/reference_decoder.py < FILE.esp
-
-lists its tensors, each with the CRC-32 of its bytes. Comments name sections of SPEC.md. Only what
-decoding needs is checked; for hostile files a reader must check all that SPEC.md says.
+``python docs/reference_decoder.py < FILE.esp`` lists tensors, with the CRC-32 of their bytes. Slow,
+and whole; but it checks only what decoding needs, and not all that SPEC.md says.
 """
 
 import sys
 import zlib
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from functools import reduce
 from itertools import accumulate
 from math import factorial, prod
 from struct import pack, unpack
@@ -38,8 +37,7 @@ class Source:  # bytes that are read one after the other, and what lies in them
         while self.left < n:
             self.word |= self.uint() << self.left
             self.left += 8
-        value = self.word & ((1 << n) - 1)
-        self.word, self.left = self.word >> n, self.left - n
+        value, self.word, self.left = self.word % (1 << n), self.word >> n, self.left - n
         return value
 
     def ones(self):  # which of all bits are set
@@ -58,14 +56,17 @@ class Source:  # bytes that are read one after the other, and what lies in them
         return zip(counts, [*map(self.part, sizes), self.part()], strict=True)
 
     def symbols(self, coder, n, alphabet):  # 4
-        width, symbols = (alphabet - 1).bit_length(), []
+        width = (alphabet - 1).bit_length()
         if coder == 1:  # 4.1
             symbols = [self.bits(width) for _ in range(n)]
         elif coder == 4:
             symbols = self.context(n, width) if width else [0] * n
         else:
-            first, span = self.varint(), self.varint()
-            by = self.huffman if coder == 2 else self.rans
+            by, first, span = (
+                self.rans if coder == 3 else self.huffman,
+                self.varint(),
+                self.varint(),
+            )
             symbols = by(n, first, span) if span else [first] * n
         self.end()
         return symbols
@@ -131,13 +132,64 @@ class Source:  # bytes that are read one after the other, and what lies in them
         return symbols
 
     def context(self, n, width):  # 4.4, as a coder of symbols
-        decisions, symbols = Decisions(self.part()), []
-        for _ in range(n):
-            node = 1
-            for _ in range(width):
-                node = 2 * node + decisions.plain(node)
-            symbols.append(node - 2**width)
-        return symbols
+        plain, bits = Decisions(self.part()).plain, range(width)
+        return [reduce(lambda a, _: 2 * a + plain(a), bits, 1) - 2**width for _ in range(n)]
+
+    def positions(self, method, n, elements, grid=None):  # 3.2
+        layout, coder = divmod(method, 16)
+        if layout == 3:
+            return Decisions(self).positions(*grid)
+        if layout == 2:
+            return Source(self.symbols(coder, -(-elements // 8), 256)).ones()
+        gaps = []
+        if layout == 1:
+            top, direct = divmod(self.uint(), 16)
+            raw = self.part(self.varint())
+            for gap in self.symbols(coder, n, 256):
+                if gap >= 1 << direct:
+                    low, head = divmod(gap - (1 << direct), 1 << top)
+                    gap = ((1 << top) + head << low + direct - top) + raw.bits(low + direct - top)
+                gaps.append(gap)
+        else:
+            width, gaps = self.uint(), [0]
+            while len(gaps) <= n:
+                gaps[-1] += (field := self.bits(width))
+                gaps += [0] if field < 2**width - 1 else []
+        return [end - 1 for end in accumulate(gap + 1 for gap in gaps[:n])]
+
+    def values(self, method, n, dtype):  # 3.3: the items as little-endian numbers
+        layout, coder = divmod(method, 16)
+        size, parts = BYTES[dtype], 2 if dtype in COMPLEX else 1
+        if layout in (0, 2, 5):
+            plain = Source(zlib.decompress(self.data)) if layout == 5 else self
+            return [plain.uint(size)] * n if layout == 2 else [plain.uint(size) for _ in range(n)]
+        if layout == 6:
+            step, folded = *unpack("<d", self.take(8)), self.varint()
+            first = folded // 2 ^ -(folded % 2)
+            return [word_of((first + i) * step, dtype) for i in self.part().ones()]
+        if layout == 4:
+            runs, part = self.varint(), self.part(self.varint())
+            starts = part.positions(16 + coder, runs, n)
+            each = self.values(16 + coder, runs, dtype)
+            return [each[bisect_right(starts, i) - 1] for i in range(n)]
+        if layout == 3:
+            keys, items, p = self.part(self.varint()).positions(16 + coder, n, None), [], 0
+            for move in self.symbols(coder, n, n):
+                p = (p + move) % len(keys)
+                items.append(keys.pop(p))
+            return [key ^ FLIP[dtype][key < SIGN[dtype]] for key in items]
+        words, bits = [0] * (n * parts), 8 * size // parts
+        for _ in range(bits // 8):
+            mode = self.uint()
+            plane = self.take((len(words), 0, 1)[mode]) * (len(words) if mode == 2 else 1)
+            plane = self.part(self.varint()).symbols(coder, len(words), 256) if mode == 1 else plane
+            words = [word << 8 | byte for word, byte in zip(words, plane, strict=True)]
+        if bits > 8 and (dtype in FLOATS or dtype in COMPLEX):
+            words = [word >> 1 | (word & 1) << (bits - 1) for word in words]
+        if dtype in COMPLEX:
+            pairs = zip(words[::2], words[1::2], strict=True)
+            words = [real | imag << bits for real, imag in pairs]
+        return words
 
 
 FACTOR = sum(2**60 // (factorial(i) * 256**i) for i in range(9))  # 3.4
@@ -148,16 +200,14 @@ LOGISTIC = [2**16 - t for t in UPPER[:0:-1]] + UPPER  # T(k) at k + 2047
 
 
 class Decisions:  # 4.4
-    share = staticmethod(lambda a, n, m: (2 * a + 1) * m // (2 * n + 2))
-
     def __init__(self, source):
+        self.share = lambda a, n, m: (2 * a + 1) * m // (2 * n + 2)
         self.digits = iter([*(int.from_bytes(source.take(4), "big") for _ in source.data[::4]), 0])
         self.weights, self.counters = {}, defaultdict(lambda: (2**15, 0))
         self.v, self.range = next(self.digits) << 32 | next(self.digits), 2**64 - 1
 
     def decide(self, p):
-        t = (self.range >> 16) * p
-        one = self.v < t
+        one = self.v < (t := (self.range >> 16) * p)
         self.v, self.range = (self.v, t) if one else (self.v - t, self.range - t)
         if self.range < 2**32:
             self.v, self.range = self.v << 32 | next(self.digits), self.range << 32
@@ -175,8 +225,9 @@ class Decisions:  # 4.4
     def mixed(self, contexts, node, which):  # 3.4
         names = [(j, context, node) for j, context in enumerate(contexts)]
         w = self.weights.setdefault(which, [98000 // len(names)] * len(names))
-        qs = [self.counters[name][0] for name in names]
-        s = [bisect_left(LOGISTIC, q // 16 * 16 + 8, 0, 4094) - 2047 for q in qs]
+        s = [
+            bisect_left(LOGISTIC, self.counters[n][0] // 16 * 16 + 8, 0, 4094) - 2047 for n in names
+        ]
         d = sum(a * b for a, b in zip(w, s, strict=True)) >> 16
         p = min(max(LOGISTIC[min(max(d, -2047), 2047) + 2047], 32), 2**16 - 32)
         bit = self.decide(p)
@@ -205,8 +256,7 @@ class Decisions:  # 4.4
 
     def ranks(self, rows, columns, places, positions, levels, zero, _):  # 3.4
         width, ranks, last, above = (levels - 1).bit_length(), [], zero, {}
-        n, m = 2 ** max(width, 3), 8
-        kept, channels = set(positions), defaultdict(lambda: (0, 0))
+        n, m, kept, channels = 2 ** max(width, 3), 8, set(positions), defaultdict(lambda: (0, 0))
         for r in range(rows):
             in_row = [c for c in range(columns) if r * columns + c in kept]
             x, y, six = 8 * n // m, 8, self.share(len(in_row), columns, 16)
@@ -237,8 +287,7 @@ class Decisions:  # 4.4
             contexts, b, size = (one, two, tuple(three)), least, least
             while b < most and (self.mixed(contexts, b, b) if b < 2 else self.plain((one, b))):
                 b, size = b + 1, 1
-            if b > 1:
-                size = 2 + self.plain(("second", b))
+            size = 2 + self.plain(("second", b)) if b > 1 else size
             for _ in range(b - 2):
                 size = 2 * size + self.plain(size)
             beside = last if at == before + 1 and column % places else 0
@@ -258,92 +307,43 @@ SIGN = [256 ** BYTES[d] // 2 if d in SIGNED else 0 for d in range(18)]  # 3.3: t
 FLIP = [(sign, 2 * sign - 1 if d in FLOATS else sign) for d, sign in enumerate(SIGN)]
 
 
-def positions_of(method, source, n, elements):  # 3.2, layouts 0 to 2
-    layout, coder = divmod(method, 16)
-    if layout == 2:
-        return Source(source.symbols(coder, -(-elements // 8), 256)).ones()
-    gaps = []
-    if layout == 1:
-        top, direct = divmod(source.uint(), 16)
-        raw = source.part(source.varint())
-        for gap in source.symbols(coder, n, 256):
-            if gap >= 1 << direct:
-                low, head = divmod(gap - (1 << direct), 1 << top)
-                low += direct - top
-                gap = ((1 << top) + head << low) + raw.bits(low)
-            gaps.append(gap)
-    else:
-        raw, width = source, source.uint()
-        for _ in range(n):
-            gaps.append(0)
-            while (field := source.bits(width)) == 2**width - 1:
-                gaps[-1] += field
-            gaps[-1] += field
-    return [end - 1 for end in accumulate(gap + 1 for gap in gaps)]
+def word_of(x, dtype):  # the bits of a number, to the nearest, ties to even
+    word = int.from_bytes(pack({2: "<e", 4: "<d"}.get(dtype, "<f"), x), "little")
+    return word + 0x7FFF + (word >> 16 & 1) >> 16 if dtype == 3 else word
 
 
-def values_of(method, source, n, dtype):  # 3.3: the items as little-endian numbers
-    layout, coder = divmod(method, 16)
-    size, parts = BYTES[dtype], 2 if dtype in COMPLEX else 1
-    if layout in (0, 5):
-        plain = Source(zlib.decompress(source.data)) if layout else source
-        return [plain.uint(size) for _ in range(n)]
-    if layout == 2:
-        return [source.uint(size)] * n
-    if layout == 6:
-        step, folded = *unpack("<d", source.take(8)), source.varint()
-        first, form = folded >> 1 ^ -(folded & 1), "<f" if size == 4 else "<e"
-        items = [pack(form, (first + i) * step) for i in source.part().ones()]
-        return [int.from_bytes(item, "little") for item in items]
-    if layout == 4:
-        runs, part = source.varint(), source.part(source.varint())
-        starts = positions_of(16 + coder, part, runs, n)
-        each = values_of(16 + coder, source, runs, dtype)
-        return [each[bisect_right(starts, i) - 1] for i in range(n)]
-    if layout == 3:
-        part, items, p = source.part(source.varint()), [], 0
-        keys = positions_of(16 + coder, part, n, None)
-        for move in source.symbols(coder, n, n):
-            p = (p + move) % len(keys)
-            key = keys.pop(p)
-            items.append(key ^ FLIP[dtype][key < SIGN[dtype]])
-        return items
-    words, bits = [0] * (n * parts), 8 * size // parts
-    for _ in range(bits // 8):
-        mode = source.uint()
-        if mode == 1:
-            plane = source.part(source.varint()).symbols(coder, len(words), 256)
-        else:
-            plane = source.take(1) * len(words) if mode == 2 else source.take(len(words))
-        words = [word << 8 | byte for word, byte in zip(words, plane, strict=True)]
-    if bits > 8 and (dtype in FLOATS or dtype in COMPLEX):
-        words = [word >> 1 | (word & 1) << (bits - 1) for word in words]
-    if dtype in COMPLEX:
-        words = [real | imag << bits for real, imag in zip(words[::2], words[1::2], strict=True)]
-    return words
-
-
-def tensor_of(kind, dtype, shape, kept, levels, streams):  # 2.2: the dense tensor as bytes
-    size, elements, positions = BYTES[dtype], prod(shape), range(prod(shape))
+def tensor_of(kind, dtype, shape, kept, levels, numbers, streams):  # 2.2: dense, as bytes
+    size, elements, positions, of = BYTES[dtype], prod(shape), range(prod(shape)), dtype
     grid = (shape[0], prod(shape[1:]), prod(shape[2:])) if len(shape) > 1 else (1, elements, 1)
-    if kind in (2, 4):
-        method, source = streams.pop(0)
-        if method == 0x34:
-            positions = Decisions(source).positions(*grid)
-        else:
-            positions = positions_of(method, source, kept, elements) if kept else []
-    values = values_of(*streams.pop(), levels if kind > 2 else kept, dtype)
-    if kind > 2:
-        (method, source), codes = streams.pop(), []
+    if kind in (2, 4, 10):
+        positions = Source.positions(*streams.pop(0), kept, elements, grid) if kept else []
+    if kind > 8:
+        (first, stride, *block), blocks, wide = numbers, [0], 4 if dtype == 4 else 1
+        form = "<d" if dtype == 4 else "<f"
+        for d, b in zip(shape, block, strict=True):  # which block each element is in
+            blocks = [at * (d // b) + i // b for at in blocks for i in range(d)]
+        zeros, scales = (Source.values(*streams.pop(), len({*blocks}), of) for of in (8, wide))
+        zeros = [z - (z >> 15 << 16) for z in zeros]
+        scales = [scale.to_bytes(BYTES[wide], "little") for scale in scales]
+        numbers = [(first // 2 ^ -(first % 2)) + stride * code for code in range(levels)]
+        values, of = [(number - sum(zeros[:1])) % 2**32 for number in numbers], 9
+    else:
+        values = Source.values(*streams.pop(), levels if kind in (3, 4) else kept, dtype)
+    if kind in (3, 4, 9, 10):
+        (source, method), codes = streams.pop(), []
         if method in (0x14, 0x24):
-            keys = [0 if dtype in COMPLEX else x ^ FLIP[dtype][x >= SIGN[dtype]] for x in values]
+            keys = [0 if of in COMPLEX else x ^ FLIP[of][x >= SIGN[of]] for x in values]
             order = sorted(range(levels), key=keys.__getitem__)
-            decisions, zero = Decisions(source), sum(key < SIGN[dtype] for key in keys)
+            decisions, zero = Decisions(source), sum(key < SIGN[of] for key in keys)
             by = decisions.ranks if method == 0x14 else decisions.sizes
-            codes = [order[r] for r in by(*grid, positions, levels, zero, int(kind == 4))]
+            codes = [order[r] for r in by(*grid, positions, levels, zero, int(kind in (4, 10)))]
         elif kept:
             codes = source.symbols(method, kept, levels)
         values = [values[code] for code in codes]
+    if kind > 8:
+        pairs = zip(codes, [blocks[at] for at in positions], strict=True)
+        exact = [(numbers[c] - zeros[b]) * unpack(form, scales[b])[0] for c, b in pairs]
+        values = [word_of(*unpack(form, pack(form, x)), dtype) for x in exact]
     items = dict(zip(positions, values, strict=True))
     return b"".join(items.get(i, 0).to_bytes(size, "little") for i in range(elements))
 
@@ -353,14 +353,13 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
     chunks, source = Source(data[:end]), Source(data[end:-12])
     assert chunks.take(9) == b"\x89ESP\r\n\x1a\n\x02" and data[-4:] == b"\x89esp", "magic, version"
     assert zlib.crc32(data[:9] + data[end:-8]) == int.from_bytes(data[-8:-4], "little"), "checksum"
-    assert source.varint() == 0, "features that are not known"
+    assert all(source.take(source.varint()) == b"fixed-point" for _ in range(source.varint()))
     tensors, aliases, metadata, files, names, written, rests = {}, {}, "{}", {}, [], [b""], []
     packs, copies = defaultdict(lambda: Source(b"")), {}
 
     def name_from(source):  # 2.1
         shared, which = source.varint(), source.varint()
-        if which == 0:
-            rests.append(source.take(source.varint()))
+        rests.extend([source.take(source.varint())] if which == 0 else [])
         written.append(written[-1][:shared] + rests[which - 1])
         return written[-1].decode()
 
@@ -373,16 +372,17 @@ def read(data):  # 1 and 2: name -> (dtype, shape, dense bytes), alias -> name, 
         tensors |= {name: (dtype, shape, b"")} if kind not in (6, 7) else {}
         if kind in (5, 8):
             continue
-        kept = source.varint() if kind in (2, 4) else prod(shape)
-        levels = source.varint() if kind in (3, 4) else 0
-        fields = [(source.uint(), source.varint()) for _ in range((0, 1, 2, 2, 3, 0, 1, 1)[kind])]
+        kept = source.varint() if kind in (2, 4, 10) else prod(shape)
+        levels = source.varint() if kind in (3, 4, 9, 10) else 0
+        numbers = [source.varint() for _ in range(2 + dims)] if kind > 8 else []
+        fields = [(source.uint(), source.varint()) for _ in range(int("01223011034"[kind]))]
         chunk = chunks.part(sum(length for _, length in fields))
         assert source.uint(4) == zlib.crc32(chunk.data), f"checksum of {name!r}"
-        streams = [(method, chunk.part(length)) for method, length in fields]
-        dense = tensor_of(kind if kind < 5 else 1, dtype, shape, kept, levels, streams)
+        streams = [(chunk.part(length), method) for method, length in fields]
+        dense = tensor_of(kind, dtype, shape, kept, levels, numbers, streams)
         packs[dtype].data += dense if kind == 7 else b""
         files |= {name: files.get(name, b"") + dense} if kind == 6 else {}
-        tensors |= {name: (dtype, shape, dense)} if kind < 6 else {}
+        tensors |= {name: (dtype, shape, dense)} if kind not in (6, 7) else {}
     while source.at < len(source.data):
         section, payload = source.varint(), source.part(source.varint())
         if section == 1:

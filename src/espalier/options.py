@@ -163,6 +163,19 @@ class Lookup(Generic[V]):
         raise InvalidArgument(f"{self.what}: the {kind} {key!r} matches nothing; there are {shown}")
 
 
+def named(entries: Mapping[str, object]) -> Callable[[Iterable[str]], bool]:
+    """A question: does a name pattern, and not a kind or ``"*"``, ask for what has these names?
+
+    Examples
+    --------
+    >>> asked = named({"*": 1, "conv": 2, "fc*": 3, "fc2": None})
+    >>> asked(["conv1"]), asked(["fc1", "fc1.weight"])
+    (False, True)
+    """
+    patterns = [k for k, v in entries.items() if k not in KINDS and k != GLOBAL and v is not None]
+    return lambda names: any(fnmatchcase(name, key) for name in names for key in patterns)
+
+
 def parse(text: str, kind: Callable[[str], V], what: str = "option") -> V | dict[str, V | None]:
     """An option as it is written on the command line: ``8`` or ``conv=8,linear=5,fc3*=6``.
 

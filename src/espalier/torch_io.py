@@ -15,6 +15,7 @@ from espalier.container import Ledger, Reader, write
 from espalier.errors import FormatError, InvalidArgument
 from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
 from espalier.grids import GRIDS
+from espalier.grids.tensor import grid_tensor, shared_tensor
 from espalier.parametrization import (
     PRUNED,
     Mask,
@@ -46,7 +47,6 @@ from espalier.state import (
     Dense,
     Sparse,
     SparseCodebook,
-    count,
     storage_dtype,
 )
 from espalier.structure.edit import StructuralEdit, edit_from_json, edits_of, perform
@@ -117,17 +117,8 @@ def _shared(target: Target, held: SharedWeight) -> CompressedTensor:
     codes = held.codes.cpu().numpy().reshape(-1).astype(np.int64)
     positions = np.flatnonzero(codes != PRUNED)
     used, codes = np.unique(codes[positions], return_inverse=True)  # centroids that lost all go
-    return _with_codebook(tuple(held.codes.shape), dtype, positions, codes, codebook[used - 1])
-
-
-def _with_codebook(
-    shape: tuple[int, ...], dtype: str, positions: Array, codes: Array, codebook: Array
-) -> CompressedTensor:
-    """Shared weights at ``positions``, which may be all."""
-    narrow = codes.astype(np.uint8 if codebook.size <= 256 else np.uint16)
-    if positions.size == count(shape):
-        return Codebook(shape, dtype, narrow, codebook)
-    return SparseCodebook(shape, dtype, positions.astype(np.int64), narrow, codebook)
+    shape = tuple(held.codes.shape)
+    return shared_tensor(shape, dtype, positions, codes.reshape(-1), codebook[used - 1])
 
 
 def _in_training(target: Target, held: RateAwareWeight) -> CompressedTensor:
@@ -136,29 +127,16 @@ def _in_training(target: Target, held: RateAwareWeight) -> CompressedTensor:
     positions = np.flatnonzero(symbols)
     multiples, codes = np.unique(symbols.reshape(-1)[positions], return_inverse=True)
     dtype, codebook = to_array(held.step * torch.from_numpy(multiples).to(held.step))
-    return _with_codebook(symbols.shape, dtype, positions, codes, codebook)
+    return shared_tensor(symbols.shape, dtype, positions, codes.reshape(-1), codebook)
 
 
 def _on_grid(target: Target, held: QuantizedWeight) -> CompressedTensor:
-    """Numbers at scales; a codebook, where numbers below zero have a scale of their own."""
     found = held.on_grid(target.latent)
+    parts = (found.numbers.flatten(), found.scales, found.zeros)
+    numbers, scales, zeros = (part.detach().cpu().numpy() for part in parts)
+    mask = None if held.mask is None else held.mask.cpu().numpy().reshape(-1)
     shape, dtype = tuple(target.value.shape), dtype_name(target.value.dtype)
-    numbers = found.numbers.cpu().numpy().reshape(-1).astype(np.int32)
-    positions = np.arange(numbers.size)
-    if held.mask is not None:
-        positions = np.flatnonzero(held.mask.cpu().numpy().reshape(-1))
-        numbers = numbers[positions]
-    if held.grid.parts == 2:
-        used, codes = np.unique(numbers, return_inverse=True)
-        values = held.grid.values(torch.from_numpy(used[None]), found.scales.cpu(), None)
-        _, codebook = to_array(values.to(target.value.dtype))
-        return _with_codebook(shape, dtype, positions, codes.reshape(-1), codebook)
-    _, scales = to_array(found.scales.to(_DTYPES[scale_dtype(dtype)]))
-    _, zeros = to_array(found.zeros.to(torch.int16))
-    first, stride, levels = held.grid.numbers
-    codes = ((numbers - first) // stride).astype(np.uint8 if levels <= 256 else np.uint16)
-    fields = (shape, dtype, codes, scales, zeros, held.block, first, stride, levels)
-    return FixedPoint(*fields) if held.mask is None else SparseFixedPoint(*fields, positions)
+    return grid_tensor(held.grid, held.block, shape, dtype, numbers, scales, zeros, mask)
 
 
 def read_model(model: nn.Module, metadata: Mapping[str, Any] | None = None) -> CompressedModel:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from espalier.container import Writer, layout
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
 from espalier.state import (
     STORAGE_DTYPES,
     Codebook,
@@ -18,6 +19,7 @@ from espalier.state import (
     Dense,
     Sparse,
     SparseCodebook,
+    storage_dtype,
 )
 
 HERE = Path(__file__).parent
@@ -265,6 +267,47 @@ def packs():
     return CompressedModel(tensors, {"tied": "float32.a", "tied again": "float32.again"})
 
 
+def on_grid(shape, block, numbers, seed, dtype="float32", keep=None, zeros=0):
+    """A fixed-point tensor; ``numbers``: first, stride, levels."""
+    n = int(np.prod(shape))
+    blocks = int(np.prod([d // b for d, b in zip(shape, block, strict=True)]))
+    kept = np.flatnonzero(noise(n, seed) < (keep or 1) * 65536)
+    levels = numbers[2]
+    codes = bowl(kept.size, levels, seed + 9) if levels > 4 else noise(kept.size, seed + 9) % levels
+    scales = ((1 + noise(blocks, seed + 2)) / 65536).astype(storage_dtype(scale_dtype(dtype)))
+    points = (noise(blocks, seed + 3) % (zeros + 1) - zeros // 2).astype("<i2")
+    codes = codes.astype("u1" if levels <= 256 else "<u2")
+    fields = shape, dtype, codes, scales, points, block, *numbers
+    return FixedPoint(*fields) if keep is None else SparseFixedPoint(*fields, kept)
+
+
+def numbers():
+    """Fixed point: blocks, zero points, dtypes, sparse or not, binary and ternary."""
+    byte, nibble = (-127, 1, 255), (-8, 1, 16)
+    tensors = {
+        "tensor": on_grid((30, 40), (30, 40), byte, 1),
+        "channel": on_grid((12, 5, 3, 3), (1, 5, 3, 3), byte, 2),
+        "group": on_grid((20, 64), (1, 16), nibble, 3),
+        "other axis": on_grid((6, 10, 4), (6, 1, 4), nibble, 4),
+        "squares": on_grid((8, 12), (4, 3), (-3, 1, 7), 5),
+        "affine": on_grid((16, 50), (1, 50), (-128, 1, 256), 6, zeros=200),
+        "wide": on_grid((900,), (900,), (-2047, 1, 4095), 7),
+        "binary": on_grid((10, 100), (1, 100), (-1, 2, 2), 8),
+        "ternary": on_grid((10, 100), (1, 100), (-1, 1, 3), 9),
+        "sparse": on_grid((30, 40), (1, 40), nibble, 10, keep=0.2),
+        "sparse groups": on_grid((4, 8, 3, 3), (1, 4, 3, 3), byte, 11, keep=0.5, zeros=9),
+        "sparse signs": on_grid((40, 50), (1, 50), (-1, 2, 2), 12, keep=0.1),
+        "half": on_grid((9, 20), (1, 20), (-127, 1, 255), 13, "float16"),
+        "brain": on_grid((9, 20), (1, 20), (-127, 1, 255), 14, "bfloat16"),
+        "double": on_grid((9, 20), (3, 5), (-3, 1, 7), 15, "float64", keep=0.5),
+        "scalar": on_grid((), (), (-3, 1, 7), 16),
+        "empty": on_grid((0, 3), (1, 3), (-3, 1, 7), 17),
+        "none": on_grid((4, 3), (1, 3), (-3, 1, 7), 18, keep=1e-9),
+    }
+    tensors["again"] = tensors["group"]
+    return CompressedModel(tensors, {"tied": "sparse"})
+
+
 def files():
     """Name of each file, the model in it and the coder."""
     return {
@@ -279,6 +322,8 @@ def files():
         "sizes-v2": (sizes(), "context"),
         "repeats-v2": (repeats(), "rans"),
         "packs-v2": (packs(), "rans"),
+        "numbers-v2": (numbers(), "context"),
+        "numbers-rans-v2": (numbers(), "rans"),
         "nothing-v2": (CompressedModel({}), "huffman"),
     }
 

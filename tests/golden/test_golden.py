@@ -29,6 +29,8 @@ GOLDEN = {
     "lenet-huffman-v2": "671f8f6a8756b8731a029683ebb5409901a1bb2f3a9da1a65342e1220bffc723",
     "neighbours-v2": "7e822b1e85f24c768ca516bd741d2d2576bf7117927f80a649397c92f948e416",
     "nothing-v2": "701187bd8a462c49ca4982c7874ebc02869ee6654f3f50683c36b5caa071f5f0",
+    "numbers-rans-v2": "8e20d4481e532b71c6d17352be682eccbcbc82ae28a67c61f6d1d41daa8596fd",
+    "numbers-v2": "07ba4493dc6e9a3e8ba15c91be3c01358690dd193a47897615c83983996464f7",
     "packs-v2": "00ac12ec61326e5fb7c03ec91d43e171328ed63adf268ebcdcf3177946ea536b",
     "rans-v2": "8db16e574091ecbabaa46d70991e0c951797e5d9b720e856af2ce2b3d21bd940",
     "repeats-v2": "17505f006aaa26d7cbdeb40bb2595d8ed6741a5e78bafaabf1a752674998b18e",
@@ -130,6 +132,12 @@ def test_what_is_in_them():
         assert reader.names()[:2] == ["a", "bias"]
         layouts = {stream.method >> 4 for name in kinds for stream in reader.entry(name).streams}
     assert 4 in layouts
+    with Reader(HERE / "numbers-v2.esp") as reader:
+        binary, group = reader.tensor("binary"), reader.tensor("again")
+        assert [len(set(np.abs(row))) for row in binary.dense()] == [1] * 10
+        assert (binary.axis, binary.bits, group.axis, group.bits) == (0, 2, None, 4)
+        assert group.dense()[0, 17] == group.integers()[0, 17] * group.scales[1]
+        assert reader.tensor("affine").zeros.any()
     assert ledger["uniform"].codes_coder == "fixed"
     assert ledger["far"].positions_coder == "fixed"
     assert ledger.file_bytes == (HERE / "shapes-v2.esp").stat().st_size

@@ -16,6 +16,7 @@ import numpy as np
 from espalier.container import Reader, Writer, layout, write
 from espalier.entropy.cursor import varint
 from espalier.errors import FormatError
+from espalier.fixed_point import FixedPoint, SparseFixedPoint
 from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
 
 DENSE_BYTES = 1 << 22
@@ -36,6 +37,8 @@ class Part:
     levels: int
     streams: tuple[tuple[int, bytes], ...]
     original: int = -1
+    numbers: tuple[int, ...] = ()
+    """Of kinds 9 and 10: the first number as written, the stride, and the block."""
 
     def entry(self):
         if self.original >= 0:  # a copy of another entry
@@ -49,6 +52,7 @@ class Part:
             *map(varint, self.shape),
             varint(self.kept) if kind in layout.SPARSE else b"",
             varint(self.levels) if kind in layout.SHARED else b"",
+            *(map(varint, self.numbers) if kind in layout.ON_GRID else ()),
             *(bytes([method]) + varint(len(body)) for method, body in self.streams),
             zlib.crc32(chunk).to_bytes(4, "little") if kind != layout.PACKED else b"",
         ]
@@ -58,7 +62,9 @@ class Part:
 def assemble(parts, sections=b""):
     """A file of these entries, whose checksums are right."""
     entries, chunks = zip(*(part.entry() for part in parts), strict=True) if parts else ((), ())
-    directory = b"\x00" + varint(len(parts)) + b"".join(entries) + sections
+    needs = any(part.kind in (9, 10) for part in parts)
+    features = b"\x01\x0bfixed-point" if needs else b"\x00"
+    directory = features + varint(len(parts)) + b"".join(entries) + sections
     return layout.header() + b"".join(chunks) + directory + layout.footer(directory)
 
 
@@ -84,9 +90,17 @@ def take_apart(data):
                 entry.levels,
                 tuple(streams),
                 entry.original,
+                _written(entry.numbers),
             )
         )
     return parts
+
+
+def _written(numbers):
+    if numbers is None:
+        return ()
+    first, stride, block = numbers
+    return (2 * first if first >= 0 else -2 * first - 1, stride, *block)
 
 
 # ---------------------------------------------------------------- changes
@@ -147,15 +161,25 @@ def _change_original(part, rng, change):
 def _change_type(part, rng, change):
     if rng.random() < 0.7:
         return replace(part, dtype=rng.randrange(1, 18) if rng.random() < 0.95 else 0)
-    kind = rng.randrange(1, 9) if rng.random() < 0.95 else rng.randrange(16)
+    kind = rng.randrange(1, 11) if rng.random() < 0.95 else rng.randrange(16)
     streams = list(part.streams) or [(0, b"")]
     need = len(layout.STREAMS.get(layout.KIND_NAMES.get(kind, "dense"), ()))
     while len(streams) < need:
         streams.insert(rng.randrange(len(streams) + 1), rng.choice(streams))
-    return replace(part, kind=kind, streams=tuple(streams[:need]))
+    numbers = part.numbers or (5, 1, *(rng.choice([1, d]) for d in part.shape))
+    return replace(part, kind=kind, streams=tuple(streams[:need]), numbers=numbers)
 
 
-CHANGES = [_change_stream] * 6 + [_change_method, _change_count, _change_shape, _change_type]
+def _change_numbers(part, rng, change):
+    numbers = list(part.numbers)
+    if numbers:
+        i = rng.randrange(len(numbers))
+        numbers[i] = _number(rng, numbers[i])
+    return replace(part, numbers=tuple(numbers))
+
+
+CHANGES = [_change_stream] * 6
+CHANGES += [_change_method, _change_count, _change_shape, _change_type, _change_numbers]
 
 
 def _splice(part, other, rng):
@@ -285,6 +309,9 @@ def seeds():
     def dense(dtype, values, shape=None):
         return Dense(shape or values.shape, dtype, values.reshape(-1))
 
+    def scales(n, dtype):
+        return np.abs(rng.normal(0.1, 0.01, n)).astype(dtype), np.zeros(n, "<i2")
+
     codes = np.clip(rng.normal(8, 2, 400), 0, 15).astype("u1")
     wide = (rng.integers(0, 300, 350)).astype("<u2")
     near = rng.normal(0, 1, 60).astype("<f4")
@@ -305,6 +332,12 @@ def seeds():
         "complex": dense("complex64", near.view("<c8")),
         "scalar": Dense((), "int64", np.array([7])),
         "empty": Dense((0, 3), "uint8", np.zeros(0, "u1")),
+        "numbers": FixedPoint((8, 50), "float16", codes, *scales(8, "<f4"), (1, 50), -8, 1, 16),
+        "groups": SparseFixedPoint(
+            *((10, 40), "float64", codes[::4], *scales(100, "<f8"), (1, 4), -8, 1, 16),
+            positions=np.arange(0, 400, 4),
+        ),
+        "signs": FixedPoint((400,), "float32", codes % 2, *scales(1, "<f4"), (400,), -1, 2, 2),
         "none": SparseCodebook((7,), "float32", np.zeros(0, np.int64), np.zeros(0, "u1"), book),
     }
     for coder in ["fixed", "huffman", "rans", "context"]:

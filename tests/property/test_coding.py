@@ -18,6 +18,7 @@ from espalier.entropy.positions import (
     gap_histogram,
 )
 from espalier.entropy.values import decode_values, encode_values
+from espalier.fixed_point import FixedPoint, SparseFixedPoint, grid_shape
 from espalier.kernels import bitpack, counting, gaps, huffman, prefix_code
 from espalier.state import (
     STORAGE_DTYPES,
@@ -192,7 +193,9 @@ def tensors(draw):
     kept = np.flatnonzero(rng.random(size) < draw(st.sampled_from([0.0, 0.1, 0.6, 1.0])))
     levels = draw(st.sampled_from([1, 2, 5, 256, 300]))
     code_dtype = np.uint8 if levels <= 256 else np.uint16
-    kind = draw(st.sampled_from([Dense, Sparse, Codebook, SparseCodebook]))
+    kind = draw(st.sampled_from([Dense, Sparse, Codebook, SparseCodebook, FixedPoint]))
+    if kind is FixedPoint:
+        return fixed_point(draw, rng, shape, levels, kept)
     if kind is Dense:
         return Dense(shape, dtype, values(size))
     if kind is Sparse:
@@ -202,6 +205,23 @@ def tensors(draw):
         return Codebook(shape, dtype, codes, values(levels))
     codes = rng.integers(0, levels, kept.size).astype(code_dtype)
     return SparseCodebook(shape, dtype, kept, codes, values(levels))
+
+
+def fixed_point(draw, rng, shape, levels, kept):
+    """Blocks of any divisors; first numbers, strides and zero points as they may be."""
+    dtype = draw(st.sampled_from(["float16", "bfloat16", "float32", "float64"]))
+    block = tuple(
+        draw(st.sampled_from([d for d in range(1, max(n, 1) + 1) if n % d == 0])) for n in shape
+    )
+    n = int(np.prod(grid_shape(shape, block), dtype=int))
+    scales = (1 + rng.integers(0, 3, n)).astype("<f8" if dtype == "float64" else "<f4") / 7
+    zeros = rng.integers(-3, 4, n).astype("<i2")
+    first, stride = draw(st.integers(-300, 300)), draw(st.integers(1, 3))
+    sparse = draw(st.booleans())
+    stored = kept.size if sparse else int(np.prod(shape, dtype=int))
+    codes = rng.integers(0, levels, stored).astype(np.uint8 if levels <= 256 else np.uint16)
+    fields = shape, dtype, codes, scales, zeros, block, first, stride, levels
+    return SparseFixedPoint(*fields, kept) if sparse else FixedPoint(*fields)
 
 
 @thorough
@@ -228,3 +248,6 @@ def test_a_file_holds_what_was_written(found, metadata, coder):
                 tensor.stored,
             )
             assert back.dense().tobytes() == tensor.dense().tobytes()
+            if isinstance(tensor, FixedPoint):
+                assert np.array_equal(back.integers(), tensor.integers())
+                assert (back.block, back.zeros.tolist()) == (tensor.block, tensor.zeros.tolist())

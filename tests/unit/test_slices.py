@@ -9,17 +9,25 @@ from hypothesis import strategies as st
 
 from espalier.container import Reader, write
 from espalier.errors import InvalidArgument
+from espalier.fixed_point import FixedPoint, SparseFixedPoint
 from espalier.state import Codebook, CompressedModel, Dense, Sparse, SparseCodebook
 
 SHAPE = (6, 4, 5)
 RNG = np.random.default_rng(0)
 KEPT = np.flatnonzero(RNG.random(120) < 0.4)
+CODES = RNG.integers(0, 5, 120, np.uint8)
+SCALES, ZEROS = RNG.random(12).astype("<f4") + 0.1, RNG.integers(-2, 3, 12).astype("<i2")
 BOOK = np.array([-1, 0.5, 2], "<f4")
 TENSORS = {
     "dense": Dense(SHAPE, "float32", RNG.normal(size=120).astype("<f4")),
     "sparse": Sparse(SHAPE, "float32", KEPT, RNG.normal(size=KEPT.size).astype("<f4")),
     "codebook": Codebook(SHAPE, "float32", RNG.integers(0, 3, 120, np.uint8), BOOK),
     "both": SparseCodebook(SHAPE, "float32", KEPT, RNG.integers(0, 3, KEPT.size, np.uint8), BOOK),
+    "numbers": FixedPoint(SHAPE, "float32", CODES, SCALES, ZEROS, (2, 1, 5), -2, 1, 5),
+    "kept numbers": SparseFixedPoint(
+        SHAPE, "float16", CODES[KEPT], SCALES, ZEROS, (2, 1, 5), -2, 1, 5, KEPT
+    ),
+    "one scale": FixedPoint(SHAPE, "float32", CODES, SCALES[:1], ZEROS[:1], SHAPE, -2, 1, 5),
     "constant": Dense(SHAPE, "float32", np.broadcast_to(np.float32(3), 120)),
 }
 

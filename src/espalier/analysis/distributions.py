@@ -14,6 +14,7 @@ import numpy as np
 from espalier.entropy.coder import CODERS
 from espalier.entropy.histogram import Histogram
 from espalier.entropy.positions import best_width, gap_histogram
+from espalier.fixed_point import FixedPoint, SparseFixedPoint
 from espalier.floats import widened
 from espalier.state import (
     Array,
@@ -130,6 +131,8 @@ def weight_histogram(name: str, tensor: CompressedTensor) -> WeightHistogram:
         case Dense() | Sparse():
             step = -(-tensor.values.size // _SAMPLE)
             values = to_float(tensor.values[::step], tensor.dtype)
+        case FixedPoint():
+            values = to_float(tensor.dense().reshape(-1)[_kept(tensor)], tensor.dtype)
         case _:
             raise TypeError(type(tensor).__name__)
     finite = np.isfinite(values)
@@ -143,6 +146,10 @@ def weight_histogram(name: str, tensor: CompressedTensor) -> WeightHistogram:
     return WeightHistogram(name, low, high, tuple(int(n) for n in binned), shared)
 
 
+def _kept(tensor: FixedPoint) -> Array | slice:
+    return tensor.positions if isinstance(tensor, SparseFixedPoint) else slice(None)
+
+
 def to_float(values: Array, dtype: str) -> Array:
     """Values in their storage dtype as float64: bfloat16 lies in 16 bits of an integer."""
     return widened(values, dtype).astype(np.float64)
@@ -150,10 +157,18 @@ def to_float(values: Array, dtype: str) -> Array:
 
 def code_symbols(tensor: CompressedTensor) -> Symbols | None:
     """The codes of a shared layer; None where none are written."""
-    if not isinstance(tensor, Codebook | SparseCodebook) or not tensor.stored:
+    levels = _levels(tensor)
+    if not levels or not tensor.stored:
         return None
-    counts = Histogram.of(tensor.codes).dense(tensor.codebook.size)
-    return _symbols(counts, max(tensor.codebook.size - 1, 0).bit_length(), 4 * BARS)
+    counts = Histogram.of(tensor.codes).dense(levels)  # type: ignore[attr-defined]
+    return _symbols(counts, max(levels - 1, 0).bit_length(), 4 * BARS)
+
+
+def _levels(tensor: CompressedTensor) -> int:
+    """How many codes there are; 0 where none are written."""
+    if isinstance(tensor, FixedPoint):
+        return tensor.levels
+    return tensor.codebook.size if isinstance(tensor, Codebook | SparseCodebook) else 0
 
 
 def gap_symbols(tensor: CompressedTensor) -> Symbols | None:
@@ -163,11 +178,11 @@ def gap_symbols(tensor: CompressedTensor) -> Symbols | None:
     many zeros first (Han et al. 2016, section 2, figure 2). b is the width at which gaps and codes
     together are smallest, as in the ledger.
     """
-    if not isinstance(tensor, Sparse | SparseCodebook) or not tensor.stored:
+    if not isinstance(tensor, Sparse | SparseCodebook | SparseFixedPoint) or not tensor.stored:
         return None
     beside = 8 * tensor.nbytes // tensor.size
-    if isinstance(tensor, SparseCodebook):
-        beside = max(tensor.codebook.size - 1, 0).bit_length()
+    if levels := _levels(tensor):
+        beside = max(levels - 1, 0).bit_length()
     gaps = gap_histogram(tensor.positions)
     width = best_width(gaps, beside)
     filler = (1 << width) - 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from espalier.cli import console
-from espalier.errors import InvalidArgument
+from espalier.errors import EspalierError, InvalidArgument
 from espalier.options import GLOBAL, Lookup, check_bits, check_density, check_lambda, parse
 
 if TYPE_CHECKING:
@@ -44,6 +44,24 @@ def command(
             help="Share 2^B values in each weight, B from 1 to 16, or none, or auto (fewest, at "
             "most 256, within a relative error of 2^-7): one value, or by kind and name pattern.",
             show_default=AUTO,
+        ),
+    ] = None,
+    quantizer: Annotated[
+        str,
+        typer.Option(
+            metavar="Q",
+            help="Which values weights may take: kmeans (2^B shared ones), fixed (fixed point of "
+            "2 to 16 bits), binary, binary_connect, ternary or trained_ternary: one name, or by "
+            "kind and name pattern. Binary and ternary are for networks trained that way.",
+        ),
+    ] = "kmeans",
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --quantizer: a scale for N inputs of each output channel.",
+            show_default="one for each channel",
         ),
     ] = None,
     lam: Annotated[
@@ -108,6 +126,8 @@ def command(
 
     espalier compress folder/ -o model.esp --lossless --jobs 2
 
+    espalier compress net.pt -o net.esp --quantizer fixed --bits 8 --group-size 32
+
     espalier compress net.safetensors -o net.esp --target-loss 0.05
 
     espalier compress net.pt -o net.esp --target-loss 0.5% --model my:net --data my:data
@@ -120,6 +140,7 @@ def command(
     two patterns the later one counts.
     """
     _refuse_conflicts(lossless, density, bits, lam, target_loss, model, data)
+    methods = _methods(quantizer, group_size, lossless or (lam or target_loss) is not None)
     densities, widths = _options(density, bits)
     widths = None if lossless or lam is not None or target_loss is not None else widths
     lams = _lambdas(lam)
@@ -148,6 +169,8 @@ def command(
             bits=widths,
             lam=lams,
             limit=None if target is None else target[0],
+            quantizer=methods,
+            group_size=group_size,
             prepared=prepared,
             coder=coder,
             effort=effort,
@@ -201,6 +224,22 @@ def _refuse_conflicts(
         raise typer.BadParameter("--model and --data belong together: give both or neither")
     if model is not None and lam is None and target_loss is None:
         raise typer.BadParameter("--model and --data need --lambda or --target-loss")
+
+
+def _methods(quantizer: str, group_size: int | None, others: bool) -> Any:
+    """The quantizers parsed and checked; ``others``: an option is there that excludes them."""
+    if quantizer != "kmeans" and others:
+        raise typer.BadParameter("--quantizer excludes --lossless, --lambda and --target-loss")
+    if quantizer == "kmeans" and group_size is not None:
+        raise typer.BadParameter("--group-size needs --quantizer: shared values have no scales")
+    try:
+        methods = parse(quantizer, str, "quantizer")
+        from espalier.compress.plan import check_quantizer
+
+        Lookup(methods, "quantizer", check_quantizer)
+    except EspalierError as error:
+        raise typer.BadParameter(str(error)) from None
+    return {GLOBAL: "kmeans"} | methods if isinstance(methods, dict) else methods
 
 
 def _lambdas(text: str | None) -> Any:

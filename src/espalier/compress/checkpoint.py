@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from espalier.compress.exact import keep_exactly
-from espalier.compress.plan import AUTO, Bits, ByName, Choice, Step, plan
+from espalier.compress.plan import AUTO, SHARED, Bits, ByName, Choice, Step, plan
 from espalier.compress.rate import quantize, quantize_within
 from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share
 from espalier.container import Ledger, Writer
 from espalier.container.writer import Encoded
 from espalier.errors import InvalidArgument
-from espalier.fixed_point import FLOATS, to_numbers
+from espalier.fixed_point import FLOATS, SparseFixedPoint, to_numbers
+from espalier.grids.tensor import quantized_array
 from espalier.interop import Checkpoint, TensorInfo
 from espalier.parallel import in_order, job_count
 from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook
@@ -83,11 +84,14 @@ def compress_tensor(
     if step.density is not None:
         kept = magnitude_positions(values, step.density)
         kept = kept[values[kept] != 0]
-    elif nonzero.size < (1 - _MOSTLY_ZERO) * values.size:
+    elif nonzero.size < _least_dense(step) * values.size:
         kept = nonzero
     tensor: CompressedTensor
     reason, lam = "", step.lam
-    if step.bits is not None or step.on_grid:
+    if step.grid is not None:
+        mask = None if kept is None else _mask(kept, shape)
+        tensor = quantized_array(step.grid, step.block, values.reshape(shape), dtype, mask)
+    elif step.bits is not None or step.on_grid:
         part = values if kept is None else values[kept]
         codes, book, lam = _codebook(step, part)
         reason = _why_sharing_does_not_pay(codes, book)
@@ -120,12 +124,23 @@ def _as_prepared(
     else:
         error = EXACT if np.array_equal(array.reshape(-1), now) else Error(math.nan, 0.0, math.nan)
     density = None
-    if isinstance(prepared, Sparse | SparseCodebook):
+    if isinstance(prepared, Sparse | SparseCodebook | SparseFixedPoint):
         density = prepared.stored / max(prepared.size, 1)
     if error == EXACT and isinstance(prepared, Dense):
         reason = step.reason if info.dtype not in FLOATS else "kept as it is"
         return keep_exactly(info, array.reshape(-1)), Outcome(info, None, None, reason, EXACT)
     return prepared, Outcome(info, density, None, "", error, step.lam)
+
+
+def _least_dense(step: Step) -> float:
+    """The density from which zeros are codes: all of it, where no number is zero."""
+    return 1.0 if step.grid is not None and step.grid.numbers[1] > 1 else 1 - _MOSTLY_ZERO
+
+
+def _mask(kept: Array, shape: tuple[int, ...]) -> Array:
+    mask = np.zeros(shape, np.bool_)
+    mask.reshape(-1)[kept] = True
+    return mask
 
 
 def _codebook(step: Step, values: Array) -> tuple[Array, Array, float | None]:
@@ -171,6 +186,8 @@ def compress_checkpoint(
     bits: Choice = AUTO,
     lam: ByName = None,
     limit: ByName = None,
+    quantizer: str | Mapping[str, str | None] = SHARED,
+    group_size: int | None = None,
     prepared: Mapping[str, CompressedTensor] | None = None,
     coder: str = "auto",
     effort: str = "default",
@@ -190,7 +207,7 @@ def compress_checkpoint(
         From :func:`espalier.interop.open_checkpoint`.
     path : path
         Written to a temporary file and renamed.
-    density, bits, lam, limit
+    density, bits, lam, limit, quantizer, group_size
         See :func:`plan`.
     prepared : mapping, optional
         Tensors, by name, that are written in place of what would be made of those of the
@@ -217,7 +234,7 @@ def compress_checkpoint(
     >>> compress_checkpoint(checkpoint, "resnet20.esp").ledger.ratio         # doctest: +SKIP
     4.3
     """
-    steps = plan(checkpoint.infos.values(), density, bits, lam, limit)
+    steps = plan(checkpoint.infos.values(), density, bits, lam, limit, quantizer, group_size)
     outcomes = []
     with Writer(Path(path), coder, force, effort=effort) as writer:
 

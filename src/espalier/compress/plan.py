@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from espalier.errors import InvalidArgument
-from espalier.fixed_point import FLOATS
+from espalier.fixed_point import FLOATS, Block
+from espalier.grids import GRIDS, Grid, blocks_of, check_method, check_precision
 from espalier.interop import TensorInfo
-from espalier.options import Lookup, check_bits, check_density, check_lambda
+from espalier.options import Lookup, check_bits, check_density, check_lambda, named
 
 AUTO = "auto"
 """In place of a number of bits: 8, with no more values than its error asks for."""
+
+SHARED = "kmeans"
+"""The quantizer of shared values; the others are those of :func:`espalier.quantize`."""
+
+AUTO_BITS = 8
 
 LOSSLESS = "lossless"
 """Why a weight is kept exactly where neither density nor bits are set for any."""
@@ -39,6 +45,8 @@ class Step:
         What a bit may cost on a grid.
     limit : float or None
         On a grid, the relative error of the tensor that lambda is chosen for.
+    grid : Grid or None
+        In place of shared values: fixed point, binary or ternary, ``block`` for block.
     """
 
     info: TensorInfo
@@ -47,6 +55,8 @@ class Step:
     reason: str = ""
     lam: float | None = None
     limit: float | None = None
+    grid: Grid | None = None
+    block: Block = ()
 
     @property
     def on_grid(self) -> bool:
@@ -87,6 +97,8 @@ def plan(
     bits: Choice = AUTO,
     lam: ByName = None,
     limit: ByName = None,
+    quantizer: str | Mapping[str, str | None] = SHARED,
+    group_size: int | None = None,
 ) -> list[Step]:
     """Decide for every tensor, from its name and shape alone.
 
@@ -104,6 +116,12 @@ def plan(
         In place of ``bits`` (left out, or ``"auto"``), a grid chosen by rate and distortion: with
         this lambda, or with the largest whose relative error, for each tensor, is at most
         ``limit``.
+    quantizer : str or mapping
+        ``"kmeans"``: shared values. Or a method of :func:`espalier.quantize`, ``bits`` being those
+        of ``"fixed"`` (``"auto"``: 8); a scale for each output channel. Binary and ternary methods
+        leave the first and the last weight as shared values, unless a name pattern asks for them.
+    group_size : int, optional
+        Scales for so many inputs of a channel.
 
     Raises
     ------
@@ -115,6 +133,8 @@ def plan(
         bits = None
     if sum(value is not None for value in (bits, lam, limit)) > 1:
         raise InvalidArgument("bits, lam and limit exclude each other: give one of them")
+    if quantizer != SHARED and bits is None:
+        raise InvalidArgument(f"quantizer {quantizer!r} takes bits, not lam or limit")
     infos = list(infos)
     reasons = [why_exact(info) for info in infos]
     weights = [info for info, reason in zip(infos, reasons, strict=True) if not reason]
@@ -130,14 +150,52 @@ def plan(
     widths = resolve(bits, "bits", check_width)
     lams, limits = resolve(lam, "lambda", check_lambda), resolve(limit, "limit", check_limit)
     anything = not (bits is None and lam is None and limit is None)
+    grids = _grids(weights, targets, quantizer, group_size, widths)
     steps = []
     for info, reason in zip(infos, reasons, strict=True):
         chosen = [table.get(info.name) for table in (densities, widths, lams, limits)]
         if not reason and chosen == [None] * 4:
             what = "bits" if bits is not None else "lambda" if lam is not None else "limit"
             reason = f"no density and no {what} are set for it" if anything else LOSSLESS
-        keep, width, rate, error = chosen
-        steps.append(
-            Step(info, None, None, reason) if reason else Step(info, keep, width, "", rate, error)
-        )
+        if reason:
+            steps.append(Step(info, None, None, reason))
+        else:
+            keep, width, rate, error = chosen
+            steps.append(Step(info, keep, width, "", rate, error, *grids[info.name]))
     return steps
+
+
+def _grids(
+    weights: list[TensorInfo],
+    targets: Sequence[tuple[tuple[str, ...], str]],
+    quantizer: str | Mapping[str, str | None],
+    group_size: int | None,
+    widths: Mapping[str, Any],
+) -> dict[str, tuple[Grid | None, Block]]:
+    """The grid and the block of each weight that has bits; None where values are shared."""
+    lookup = Lookup(quantizer, "quantizer", check_quantizer)
+    methods = lookup.resolve(targets)
+    asked = named(lookup.entries)
+    found: dict[str, tuple[Grid | None, Block]] = {}
+    for i, (info, method) in enumerate(zip(weights, methods, strict=True)):
+        found[info.name] = None, ()
+        width = widths.get(info.name)
+        if method in (None, SHARED) or width is None:
+            continue
+        end = i in (0, len(weights) - 1) and not asked(targets[i][0])
+        if GRIDS.get(method).keeps_ends and end:
+            continue
+        try:
+            fixed = {"bits": AUTO_BITS if width == AUTO else width} if method == "fixed" else {}
+            grid = GRIDS.make(method, **fixed)
+            check_precision(grid, info.dtype)
+            granularity = "tensor" if grid.one_block else "group" if group_size else "channel"
+            found[info.name] = grid, blocks_of(info.shape, granularity, group_size)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"tensor {info.name!r}: {error}") from None
+    return found
+
+
+def check_quantizer(value: object) -> str:
+    """``value`` as the name of a way to quantize a bare weight."""
+    return SHARED if value == SHARED else check_method(value)

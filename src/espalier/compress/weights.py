@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espalier.compress.plan import AUTO
+from espalier.compress.plan import AUTO, AUTO_BITS
 from espalier.fixed_point import from_numbers, to_numbers
 from espalier.options import kept_count
 from espalier.quantization.assignment import assign
 from espalier.quantization.kmeans import Clustering, kmeans_1d
 from espalier.state import Array, storage_dtype
 
-AUTO_BITS = 8
 AUTO_ERROR = 2.0**-7
 """Relative error (Frobenius) that ``auto`` allows in a tensor: 42 dB, what 8 bits give at best."""
 

@@ -4,6 +4,6 @@ The formulas are written once, for arrays of NumPy's and for tensors: the first 
 compress, the second train. One method is one file under ``methods``.
 """
 
-from espalier.grids.grid import GRIDS, Grid, blocks_of
+from espalier.grids.grid import GRIDS, Grid, blocks_of, check_method, check_precision
 
-__all__ = ["GRIDS", "Grid", "blocks_of"]
+__all__ = ["GRIDS", "Grid", "blocks_of", "check_method", "check_precision"]

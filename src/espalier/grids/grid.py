@@ -135,6 +135,22 @@ def blocks_of(
     return tuple(block)
 
 
+def check_method(value: object) -> str:
+    """``value`` as the name of a method that finds scales by itself."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"a method is a name, not {value!r}")
+    if value == "numbers":
+        raise InvalidArgument("'numbers' is what a file holds; a method is needed to find them")
+    return GRIDS.get(value).name
+
+
+def check_precision(grid: Grid, dtype: str) -> None:
+    """Refuse more bits than ``dtype`` tells apart: rounding to it would lose them."""
+    most = {"bfloat16": 8, "float16": 11}.get(dtype, 16)
+    if grid.bits_of() > most:
+        raise InvalidArgument(f"{dtype} tells {most} bits apart, and bits are {grid.bits_of()}")
+
+
 def grid_from_json(text: str) -> Grid:
     """The inverse of :meth:`Grid.to_json`."""
     fields = json.loads(text)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from espalier.errors import InvalidArgument
-from espalier.fixed_point import scale_dtype, to_groups
-from espalier.grids import GRIDS, Grid, blocks_of
-from espalier.options import GLOBAL, KINDS, Lookup
+from espalier.fixed_point import to_groups
+from espalier.grids import GRIDS, Grid, blocks_of, check_method, check_precision
+from espalier.options import Lookup, named
 from espalier.parametrization import mask_of, set_grid
 from espalier.quantization.activations import calibrate_inputs
 from espalier.quantization.norms import move_norms, reestimate_batchnorm
@@ -27,8 +26,6 @@ Methods = str | Mapping[str, str | None]
 
 BITS = 8
 """Of fixed point, where none are given."""
-_PRECISION = {torch.bfloat16: 8, torch.float16: 11}
-"""Bits of the significand: more of a number are lost when the weight is rounded to its dtype."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def _plan(
     options: Mapping[str, Any],
 ) -> tuple[list[tuple[Target, Grid]], list[Skipped]]:
     """The method of each weight, made of the options that it knows."""
-    methods = Lookup(method, "method", _check_method)
+    methods = Lookup(method, "method", check_method)
     classes = {name: GRIDS.get(name) for name in methods.entries.values() if name is not None}
     _check_options(classes, options)
     if bits is not None and "fixed" not in classes:
@@ -171,11 +168,12 @@ def _plan(
     chosen, skipped = select(model, methods)
     widths = _widths(model, bits)
     ends = _ends(model)
+    asked = named(methods.entries | (dict(bits) if isinstance(bits, Mapping) else {}))
     work: list[tuple[Target, Grid]] = []
     for target, name in chosen:
         cls = classes[name]
         keeps = cls.keeps_ends if keep_ends is None else keep_ends
-        if keeps and target.name in ends and not _named(target, methods, bits):
+        if keeps and target.name in ends and not asked(target.answers_to):
             where = "first" if target.name == ends[0] else "last"
             skipped.append(Skipped(target.name, f"it is the {where} layer, which is kept"))
             continue
@@ -188,14 +186,6 @@ def _plan(
             own["bits"] = width
         work.append((target, GRIDS.make(name, **own)))
     return work, skipped
-
-
-def _check_method(value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument(f"a method is a name, not {value!r}")
-    if value == "numbers":
-        raise InvalidArgument("'numbers' is what a file holds; a method is needed to find them")
-    return GRIDS.get(value).name
 
 
 def check_fixed_bits(value: object) -> int:
@@ -233,16 +223,6 @@ def _ends(model: nn.Module) -> tuple[str, str]:
     return names[0], names[-1]
 
 
-def _named(target: Target, methods: Lookup[str], bits: Bits | None) -> bool:
-    """Whether a name pattern asks for a weight."""
-    for given in (methods.entries, bits if isinstance(bits, Mapping) else {}):
-        for key, value in given.items():
-            pattern = key not in KINDS and key != GLOBAL and value is not None
-            if pattern and any(fnmatchcase(name, key) for name in target.answers_to):
-                return True
-    return False
-
-
 def _on_grid(
     target: Target, grid: Grid, granularity: str, group_size: int | None
 ) -> tuple[QuantizedWeight, float]:
@@ -250,13 +230,13 @@ def _on_grid(
     weight, mask = target.value.detach(), mask_of(target)
     refuse_nonfinite(target, weight)
     try:
-        _check_precision(grid, weight)
+        check_precision(grid, str(weight.dtype).removeprefix("torch."))
         if grid.one_block:
             granularity, group_size = "tensor", None
         block = blocks_of(tuple(weight.shape), granularity, group_size, _channels(target))
     except InvalidArgument as error:
         raise InvalidArgument(f"{target.name}: {error}") from None
-    wide = torch.float64 if scale_dtype(str(weight.dtype)[6:]) == "float64" else torch.float32
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     kept = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     rows = to_groups(weight.double(), block).cpu().numpy()
     scales, zeros = grid.fit(rows, to_groups(kept, block).cpu().numpy())
@@ -265,15 +245,6 @@ def _on_grid(
     quantized = QuantizedWeight(grid, block, found[0].to(wide), found[1], own)
     lost = (quantized(weight).double() - weight.double()).norm()
     return quantized, float(lost / weight.double().norm().clamp_min(1e-300))
-
-
-def _check_precision(grid: Grid, weight: Tensor) -> None:
-    most = _PRECISION.get(weight.dtype, 16)
-    if grid.bits_of() > most:
-        raise InvalidArgument(
-            f"{str(weight.dtype)[6:]} tells no more than {most} bits apart, and bits are "
-            f"{grid.bits_of()}"
-        )
 
 
 def _channels(target: Target) -> int:

@@ -36,6 +36,7 @@ _Count = Annotated[int, Field(ge=1)]
 _Rank = _Count | _Fraction | Annotated[list[_Count], Field(min_length=1)] | Literal["vbmf"]
 _Part = Literal["exact", "streamline", "branch"]
 _Bits = Annotated[int, Field(ge=1, le=16)]
+_FixedBits = Annotated[int, Field(ge=2, le=16)]
 
 
 class _Strict(BaseModel):
@@ -250,6 +251,42 @@ class RateAware(Train):
         return self
 
 
+class Quantize(_Strict):
+    """``quantize``: grids of few bits, as :func:`espalier.quantize` makes them."""
+
+    bits: _FixedBits | dict[str, _FixedBits | None] | None = None
+    method: str | dict[str, str | None] = "fixed"
+    granularity: Literal["channel", "tensor", "group"] = "channel"
+    group_size: _Count | None = None
+    keep_ends: bool | None = None
+    symmetric: bool | None = None
+    power_of_two: bool | None = None
+    calibration: Literal["mse", "minmax", "percentile"] | None = None
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    train_scale: bool | None = None
+    size: Literal["glorot", "one"] | _Positive | None = None
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    correct_bias: bool = True
+    activations: _FixedBits | dict[str, _FixedBits | None] | None = None
+    activation_options: dict[str, bool | float | str] = {}
+    samples: _Count = 1024
+    """How many training samples show means and ranges."""
+    batch_size: _Count = 128
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Options of the methods themselves, those that are given."""
+        names = ("symmetric", "power_of_two", "calibration", "percentile", "train_scale")
+        given = {name: getattr(self, name) for name in (*names, "size", "threshold")}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Quantize:
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise ValueError("group_size belongs to granularity: group, and that needs one")
+        return self
+
+
 class Evaluate(_Strict):
     """``evaluate``: error and loss, kept in the results under ``name``."""
 
@@ -280,6 +317,7 @@ STAGES: dict[str, type[_Strict]] = {
     "retrain": Train,
     "share": Share,
     "fine_tune": Train,
+    "quantize": Quantize,
     "quantize_rd": QuantizeRd,
     "rate_aware": RateAware,
     "evaluate": Evaluate,
@@ -299,6 +337,7 @@ class Stage(_Strict):
         | Factorize
         | Merge
         | Share
+        | Quantize
         | QuantizeRd
         | Evaluate
         | Save

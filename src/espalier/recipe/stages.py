@@ -22,6 +22,7 @@ from espalier.parametrization import current, finalize, mask_of
 from espalier.pruning import Pruner, prune
 from espalier.pruning.fisher import Batches
 from espalier.quantization.curvature import collect_curvature
+from espalier.quantization.quantize import quantize
 from espalier.quantization.rd import quantize_rd, search_lambda
 from espalier.quantization.share import Refresher, share, share_layerwise
 from espalier.rate_aware import RateAware
@@ -92,6 +93,8 @@ def run_stage(context: Context, stage: schema.Stage) -> dict[str, Any]:
             return _merge(context, options)
         case schema.Share() as options:
             return _share(context, options)
+        case schema.Quantize() as options:
+            return _quantize(context, options)
         case schema.QuantizeRd() as options:
             return _quantize_rd(context, options)
         case schema.Evaluate() as options:
@@ -375,6 +378,17 @@ def _with_centroids(weights: list[WeightHistogram], model: nn.Module) -> list[di
     return [replace(w, centroids=c).to_json() for w, c in zip(shared, now, strict=True)]
 
 
+def _quantize(context: Context, options: schema.Quantize) -> dict[str, Any]:
+    names = ("bits", "method", "granularity", "group_size", "keep_ends", "correct_bias")
+    report = quantize(
+        context.model,
+        **options.model_dump(include={*names, "activations", "activation_options"}),
+        **options.method_options,
+        batches=_first(_samples(context, options.samples), options.samples, options.batch_size),
+    )
+    return asdict(report)
+
+
 def _quantize_rd(context: Context, options: schema.QuantizeRd) -> dict[str, Any]:
     """Quantize with the recipe's lambda, or with the largest that the held-out data allows."""
     model = context.model
@@ -438,6 +452,7 @@ def _search(
 
 def _first(batches: Batches, samples: int, size: int) -> list[tuple[Tensor, Tensor]]:
     """The first samples of ``batches``, in batches of ``size``, to look at more often."""
+
     kept: list[tuple[Tensor, Tensor]] = []
     left = samples
     for x, y in batches:
