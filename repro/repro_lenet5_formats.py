@@ -2,11 +2,12 @@
 
     python repro/repro_lenet5_formats.py
 
-Runs the recipes ``lenet5_int8``, ``lenet5_binary`` and ``lenet5_ternary``; of each seed the network
-before quantization is trained once, and its state handed on to all three. Writes
-``repro/results/lenet5_formats.json``, with the files of shared weights (``lenet5.json``) beside
-them. Runs are kept in ``runs/`` and resumed. Every choice was made on 5,000 images held out of the
-training set; test images are evaluated once at the end of a stage and decide nothing.
+Runs the recipes ``lenet5_int8``, ``lenet5_binary`` and ``lenet5_ternary``; of each seed the pruned
+network that ``lenet5``, with shared weights, has too is trained once, and its state handed on to
+all three. Writes ``repro/results/lenet5_formats.json``, with the files of shared weights
+(``lenet5.json``) beside them. Runs are kept in ``runs/`` and resumed. Every choice was made on
+5,000 images held out of the training set; test images are evaluated once at the end of a stage and
+decide nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
 BOUNDS = {"lenet5_int8": 0.80, "lenet5_binary": 1.2, "lenet5_ternary": 1.0}
-COMMON = 2
-"""Stages that the recipes begin with alike: training and its evaluation."""
+COMMON = 5
+"""Stages that the recipes begin with alike: to the file of the pruned network."""
 
 
-def reference(seed: int, runs: Path) -> Path:
+def pruned(seed: int, runs: Path) -> Path:
     """The state of the network of ``seed`` before quantization."""
     recipe = load_recipe("lenet5_int8", seed=seed)
-    out = runs / f"lenet5-reference-seed{seed}"
+    out = runs / f"lenet5-pruned-seed{seed}"
     first = recipe.model_copy(update={"stages": recipe.stages[:COMMON]})
     run_recipe(first, out, resume=True)
     return out / "state.pt"
@@ -52,7 +53,7 @@ def one_run(name: str, seed: int, runs: Path) -> dict[str, Any]:
     """Run a recipe, or read a finished run."""
     recipe = load_recipe(name, seed=seed)
     out = runs / f"{name}-seed{seed}"
-    handed_on(reference(seed, runs), recipe, out)
+    handed_on(pruned(seed, runs), recipe, out)
     result = run_recipe(recipe, out, resume=True)
     ledger = result.saved("model.esp")["ledger"]
     fine_tuned = next(s.values for s in result.stages if s.kind == "fine_tune")
@@ -61,7 +62,7 @@ def one_run(name: str, seed: int, runs: Path) -> dict[str, Any]:
         "seconds": round(sum(stage.seconds for stage in result.stages), 1),
         "bytes": ledger["file_bytes"],
         "held_out_error": fine_tuned["held_out_error"],
-        "errors": {s: result.evaluation(s)["error"] for s in ("reference", "compressed")},
+        "errors": {s: result.evaluation(s)["error"] for s in ("reference", "pruned", "compressed")},
         "data": result.split.source.partition(",")[0],
         "ledger": ledger,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from espalier.fixed_point import (
@@ -60,10 +58,8 @@ def grid_tensor(
     codes = ((whole - first) // stride).astype(np.uint8 if levels <= 256 else np.uint16)
     wide = storage_dtype(scale_dtype(dtype))
     flat_scales, flat_zeros = scales.reshape(-1).astype(wide), zeros.reshape(-1).astype("<i2")
-    fields: tuple[Any, ...] = codes, flat_scales, flat_zeros, block, first, stride, levels
-    if mask is None:
-        return FixedPoint(shape, dtype, *fields)
-    return SparseFixedPoint(shape, dtype, *fields, positions=positions)
+    fields = (shape, dtype, codes, flat_scales, flat_zeros, block, first, stride, levels)
+    return FixedPoint(*fields) if mask is None else SparseFixedPoint(*fields, positions)
 
 
 def quantized_array(
