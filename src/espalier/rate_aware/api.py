@@ -35,8 +35,8 @@ from espalier.torch_io import read_model
 ROUNDINGS = ("straight-through", "noise", "annealed")
 SHARPNESS = 2.0, 12.0
 """Of soft rounding, at the beginning and where straight-through rounding takes over."""
-MEASURE = 10
-"""The file is measured at every so many looks at the symbols; between, the bits are scaled."""
+MEASURE = 1.1
+"""The file is measured again when the bits have changed by this factor; till then it is scaled."""
 
 Steps = float | Mapping[str, float | None]
 
@@ -149,7 +149,7 @@ class RateAware:
             Ramp(lam, over) if lam is not None else Controller(float(target or 0), over)
         )
         self.steps_done, self.bits = 0, 0.0
-        self._fixed_bytes, self._scale = 0.0, 1.0
+        self._fixed_bytes, self._scale, self._measured = 0.0, 1.0, 0.0
         chosen, self._skipped = _chosen(model, grid, biases)
         self._hooks = rate_norms.freeze_norms(model) if freeze_norms else []
         self._grids = [GridInTraining.on(target, value) for target, value in chosen]
@@ -201,7 +201,8 @@ class RateAware:
     def _look(self) -> None:
         self.bits = sum(grid.lengths.refresh(grid.symbols()) for grid in self._grids)
         if isinstance(self.control, Controller):
-            if self.steps_done % (self.every * MEASURE) == 0:
+            ratio = self.bits / self._measured if self._measured else 0.0
+            if not 1 / MEASURE < ratio < MEASURE:
                 self.measure()
             self.control.update(self.steps_done, self.file_bytes)
 
@@ -212,7 +213,7 @@ class RateAware:
         names = {grid.target.name for grid in self._grids}
         coded = sum(t.positions_bytes + t.codes_bytes for t in ledger.rows if t.name in names)
         self._scale = 8 * coded / self.bits if self.bits else 1.0
-        self._fixed_bytes = ledger.file_bytes - coded
+        self._fixed_bytes, self._measured = ledger.file_bytes - coded, self.bits
         return ledger.file_bytes
 
     @torch.no_grad()
@@ -309,7 +310,7 @@ class RateAware:
         return {
             "steps_done": self.steps_done,
             "control": asdict(self.control),
-            "size": [self.bits, self._fixed_bytes, self._scale],
+            "size": [self.bits, self._fixed_bytes, self._scale, self._measured],
             "lengths": [grid.lengths.state_dict() for grid in self._grids],
         }
 
@@ -317,7 +318,7 @@ class RateAware:
         """Go on from :meth:`state_dict`; steps and latent weights come with the model's."""
         self.steps_done = int(state["steps_done"])
         self.control = type(self.control)(**state["control"])
-        self.bits, self._fixed_bytes, self._scale = state["size"]
+        self.bits, self._fixed_bytes, self._scale, self._measured = state["size"]
         for grid, kept in zip(self._grids, state["lengths"], strict=True):
             grid.lengths.load_state_dict(kept)
         self._round()

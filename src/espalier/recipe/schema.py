@@ -233,7 +233,8 @@ class RateAware(Train):
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.3
     harden: Annotated[float, Field(ge=0, le=1)] = 0.7
     every: _Count = 50
-    freeze_norms: bool = True
+    freeze_norms: bool | None = None
+    """Batch norms train as scales and shifts: if left out, unless a later stage trains."""
     remove_dead: Annotated[int, Field(ge=0)] = 0
     """How often dead units are taken out: the epochs are divided into as many equal parts."""
     refine: Annotated[int, Field(ge=0)] = 0

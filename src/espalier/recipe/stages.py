@@ -135,6 +135,8 @@ def _rate_aware(context: Context, options: schema.RateAware) -> dict[str, Any]:
     own = set(schema.RateAware.model_fields) - set(schema.Train.model_fields)
     steps = options.epochs * _steps_per_epoch(context, options.batch_size)
     how = options.model_dump(include=own - {"remove_dead", "refine"})
+    if options.freeze_norms is None:
+        how["freeze_norms"] = not context.recipe.trains_after(context.index)
     rate = RateAware(context.model, steps=steps, **how)
     parts = [
         options.epochs * (i + 1) // max(1, options.remove_dead)
