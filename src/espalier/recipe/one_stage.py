@@ -11,9 +11,11 @@ from typing import Any
 from espalier.errors import InvalidArgument
 from espalier.interop import Checkpoint
 from espalier.pruning import prune
+from espalier.recipe.context import Context
+from espalier.recipe.options import QuantizeRd
 from espalier.recipe.refs import Split, build_data, build_model
-from espalier.recipe.schema import QuantizeRd, Recipe, Stage
-from espalier.recipe.stages import Context, run_stage
+from espalier.recipe.schema import Recipe, Stage
+from espalier.recipe.stages import run_stage
 from espalier.samples import Samples
 from espalier.state import CompressedTensor
 from espalier.torch_io import read_model
@@ -42,7 +44,7 @@ def quantize_checkpoint(
     model, data : str
         ``package.module:function``, as in a recipe.
     options : mapping
-        Of :class:`espalier.recipe.schema.QuantizeRd`.
+        Of :class:`espalier.recipe.options.QuantizeRd`.
     density : float or mapping, optional
         Prune by magnitude first.
     progress : callable, optional

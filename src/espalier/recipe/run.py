@@ -15,9 +15,11 @@ from torch import nn
 from espalier.container import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe.board import Board
+from espalier.recipe.context import TEACHER, Context
+from espalier.recipe.options import Train
 from espalier.recipe.refs import Split, build_data, build_model
-from espalier.recipe.schema import Recipe, Train, load_recipe
-from espalier.recipe.stages import TEACHER, Context, run_stage
+from espalier.recipe.schema import Recipe, load_recipe
+from espalier.recipe.stages import run_stage
 from espalier.recipe.state import model_state, restore
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
