@@ -39,6 +39,7 @@ _HOMES = {
     "espalier.structure.filters": ["prune_filters", "prune_filters_layerwise"],
     "espalier.structure.fold": ["fold_batch_norms"],
     "espalier.structure.merge": ["merge", "merge_layerwise", "parameter_groups"],
+    "espalier.export.coreml": ["export_coreml"],
     "espalier.export.onnx": ["export_onnx"],
     "espalier.loading": ["load"],
     "espalier.torch_io": ["save"],
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         UnknownMethod,
         UnsupportedVersion,
     )
+    from espalier.export.coreml import export_coreml
     from espalier.export.onnx import export_onnx
     from espalier.loading import load
     from espalier.parametrization import attach, finalize
@@ -109,6 +111,7 @@ __all__ = [
     "diagonal_fisher",
     "edits_of",
     "evaluate",
+    "export_coreml",
     "export_onnx",
     "factorize",
     "finalize",

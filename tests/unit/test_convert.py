@@ -81,6 +81,14 @@ def test_to_onnx(convert, args, kinds):
     onnx.checker.check_model("x.onnx", full_check=True)
 
 
+def test_to_coreml(convert, here):
+    pytest.importorskip("coremltools")
+    status, out, err = convert("net.esp", "-o", "x.mlpackage", *NETWORK, "--target", "iOS16")
+    assert (status, err) == (0, "")
+    assert "weights: 2 by palettized" in out
+    assert (here / "x.mlpackage" / "Manifest.json").is_file()
+
+
 def test_between_checkpoints(convert, here):
     for source in ("net.pt", "net.esp"):
         status, out, _ = convert(source, "-o", "x.npz", "-f")
@@ -108,7 +116,11 @@ def test_between_checkpoints(convert, here):
         (("net.pt", "-o", "x.onnx"), 1, "the graph is not in the file"),
         (("net.pt", "-o", "x.esp"), 1, "espalier compress"),
         (("net.esp", "-o", "x.xyz"), 1, "names no format"),
-        (("net.esp", "-o", "x.pt", *NETWORK), 2, "--model is for .onnx"),
+        (("net.esp", "-o", "x.pt", *NETWORK), 2, "--model is for .onnx and .mlpackage"),
+        (("net.esp", "-o", "x.pt", "--weights", "float"), 2, "--weights is for .onnx"),
+        (("net.esp", "-o", "x.onnx", *NETWORK, "--target", "iOS16"), 2, "is for .mlpackage"),
+        (("net.esp", "-o", "x.mlpackage"), 2, "give --model"),
+        (("net.esp", "-o", "x.mlpackage", *NETWORK, "--target", "iOS9"), 1, "target must be"),
         (("net.esp", "-o", "net.pt"), 1, "--force"),
         (("gone.esp", "-o", "x.pt"), 1, "gone.esp"),
         (("net.net", "-o", "x.esp"), 2, "needs --prototxt"),

@@ -10,7 +10,7 @@ import typer
 from espalier.cli import console, networks
 from espalier.errors import InvalidArgument
 
-ESP, ONNX = ".esp", ".onnx"
+ESP, ONNX, COREML = ".esp", ".onnx", ".mlpackage"
 INT8 = "int8"
 
 
@@ -25,7 +25,7 @@ def command(
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="File to write: .onnx, .safetensors, .pt, .npz, a folder; .esp from .net.",
+            help=".onnx, .mlpackage, .safetensors, .pt, .npz, or a folder; from .net: .esp.",
         ),
     ],
     weights: Annotated[
@@ -59,6 +59,14 @@ def command(
     samples: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many of --data are used.")
     ] = 512,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of .mlpackage: the oldest system, iOS18 or iOS16.",
+            show_default="iOS18",
+        ),
+    ] = None,
     prototxt: Annotated[
         Path | None,
         typer.Option(metavar="FILE.prototxt", help="Of .net: its Caffe description."),
@@ -75,6 +83,7 @@ def command(
     To .onnx, with weights as small integers that any runtime expands when it loads
     the file: from an .esp file that was made from .onnx, or with --model. With
     --weights int8 and --data the network computes with 8-bit integers.
+    To .mlpackage (Core ML), with --model: masks and codebooks as they are.
     To a plain checkpoint: from an .esp file or any checkpoint.
     From .net, the original Deep Compression, to .esp: codes and codebooks stay as they are.
 
@@ -87,13 +96,22 @@ def command(
     -o squeezenet.esp
     """
     suffix = output.suffix.lower()
+    _refuse(suffix, ONNX, {"--weights": weights, "--data": data})
+    _refuse(suffix, COREML, {"--target": target})
+    if suffix not in (ONNX, COREML):
+        given = {"--model": model, "--input-shape": input_shape, "--inputs": inputs}
+        _refuse(suffix, f"{ONNX} and {COREML}", given)
     if prototxt is not None or source.suffix.lower() == ".net":
         if prototxt is None:
             raise typer.BadParameter("a file of the original Deep Compression needs --prototxt")
-        _refuse_options("a .net file", weights, model, input_shape, inputs, data)
         found = _from_deep_compression(source, prototxt, output, coder, effort, force)
     elif suffix == ESP:
         raise InvalidArgument(f"{output}: an .esp file is made by 'espalier compress {source}'")
+    elif suffix == COREML:
+        if model is None:
+            raise typer.BadParameter("Core ML is made from the network in PyTorch: give --model")
+        example = networks.example(input_shape, inputs)
+        found = _to_coreml(source, output, model, example, target or "iOS18", force)
     elif suffix == ONNX and (source.suffix.lower() == ESP or model is not None):
         kind = "codebook" if weights is None else weights
         if data is not None and kind != INT8:
@@ -107,16 +125,15 @@ def command(
             example = networks.example(input_shape, inputs)
             found = _from_network(source, output, kind, model, example, batches, force)
     else:
-        _refuse_options(f"{output}", weights, model, input_shape, inputs, data)
         found = _to_checkpoint(source, output, jobs, force, quiet)
     _show(source, output, found, as_json, quiet)
 
 
-def _refuse_options(what: str, *given: str | None) -> None:
-    names = ("--weights", "--model", "--input-shape", "--inputs", "--data")
-    for name, value in zip(names, given, strict=True):
-        if value is not None:
-            raise typer.BadParameter(f"{name} is for .onnx, and does nothing for {what}")
+def _refuse(suffix: str, wanted: str, given: dict[str, str | None]) -> None:
+    """Refuse options that would do nothing for an output of this suffix."""
+    for name, value in given.items():
+        if value is not None and suffix != wanted:
+            raise typer.BadParameter(f"{name} is for {wanted}, not for {suffix or 'a folder'}")
 
 
 def _from_deep_compression(
@@ -172,6 +189,16 @@ def _from_network(
         fold_batch_norms(network.eval())
         quantize(network, bits=8, activations=8, batches=batches)
     found = export_onnx(network, example, output, weights=kind, batches=batches, force=force)
+    return {"weights": dict(found.forms)}
+
+
+def _to_coreml(
+    source: Path, output: Path, model: str, example: list[Any], target: str, force: bool
+) -> dict[str, Any]:
+    from espalier.export.coreml import export_coreml
+
+    network = networks.loaded(model, source)
+    found = export_coreml(network, example, output, target=target, force=force)
     return {"weights": dict(found.forms)}
 
 
