@@ -302,6 +302,7 @@ def test_a_resumed_run_has_the_same_bits():
         ({"lam": 1e-6, "target": 100}, "give either lam or target"),
         ({"lam": -1.0}, "lam must be a number above 0, not -1.0"),
         ({"lam": 1e-6, "ramp": 1.5}, r"ramp must lie in \[0, 1\], not 1.5"),
+        ({"lam": 1e-6, "groups": -1}, "groups must be at least 0, not -1"),
         ({"lam": 1e-6, "rounding": "up"}, "rounding must be one of straight-through"),
         ({"lam": 1e-6, "grid": 0}, "grid must be a finite number above 0, not 0"),
         ({"lam": 1e-6, "grid": {"fc9": 1.0}}, "'fc9' matches nothing"),
@@ -421,6 +422,17 @@ def test_dead_units_are_cut_out_and_training_goes_on(pruned):
     fresh = espalier.load(io.BytesIO(file), into=network())
     assert torch.equal(fresh.eval()(x), model.eval()(x))
     assert espalier.edits_of(fresh)[0].layers["0"]["out"] == "0-51"
+
+
+def test_a_penalty_on_groups_leaves_fewer_units():
+    alive = []
+    for groups in (0.0, 20.0):
+        model = network()
+        rate = espalier.RateAware(model, 1e-4, steps=150, every=10, groups=groups)
+        fit(model, rate, 150)
+        rate.finish()
+        alive.append(int(((model[0].weight != 0).any(1) & (model[2].weight != 0).any(0)).sum()))
+    assert 4 <= alive[1] < 0.5 * alive[0]
 
 
 def test_batch_norms_become_scales_and_shifts():

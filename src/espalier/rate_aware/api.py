@@ -87,6 +87,9 @@ class RateAware:
     harden : float
     every : int
         Steps between two looks at the symbols, when code lengths and lambda are set anew.
+    groups : float
+        Beside the bits, so many for the norm of each row of weights, in steps, and of what reads
+        each input: whole units go then (:mod:`espalier.rate_aware.dead_units`).
     freeze_norms : bool
         Whether batch norms train as the scales and shifts that they are in evaluation, their
         statistics constant, until :meth:`finish`. Take False to begin from scratch; the file then
@@ -128,6 +131,7 @@ class RateAware:
         ramp: float = 0.3,
         harden: float = 0.7,
         every: int = 50,
+        groups: float = 0.0,
         freeze_norms: bool = True,
     ) -> None:
         if (lam is None) == (target is None):
@@ -135,6 +139,8 @@ class RateAware:
         for name, number in (("lam", lam), ("target", target), ("steps", steps), ("every", every)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise InvalidArgument(f"{name} must be a number above 0, not {number}")
+        if not (math.isfinite(groups) and groups >= 0):
+            raise InvalidArgument(f"groups must be at least 0, not {groups}")
         for name, share in (("ramp", ramp), ("harden", harden)):
             if not 0 <= share <= 1:
                 raise InvalidArgument(f"{name} must lie in [0, 1], not {share}")
@@ -143,7 +149,7 @@ class RateAware:
                 f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}"
             )
         self.model, self.steps, self.every = model, steps, every
-        self.rounding, self.harden = rounding, harden
+        self.rounding, self.harden, self.groups = rounding, harden, groups
         over = round(ramp * steps)
         self.control: Ramp | Controller = (
             Ramp(lam, over) if lam is not None else Controller(float(target or 0), over)
@@ -177,7 +183,7 @@ class RateAware:
         """lambda times the bits of all grids: to be added to the loss of a batch."""
         if not self._grids:
             raise InvalidArgument("the grids are finished: make a new RateAware to train on")
-        bits = [grid.lengths(grid.held.scaled(grid.target.latent)) for grid in self._grids]
+        bits = [grid.bits(self.groups) for grid in self._grids]
         return self.lam * torch.stack([b.to(bits[0].device) for b in bits]).sum()
 
     def step(self) -> None:

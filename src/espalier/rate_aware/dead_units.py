@@ -3,8 +3,8 @@
 A filter is dead where every weight that reads it is zero, or where all that makes it is zero, and
 zero is what its activation makes of that. The rate brings this about by itself: where the weights
 around are zero, one more costs more (:mod:`espalier.rate_aware.lengths`), so that whole rows and
-columns go; group sparsity with a penalty of its own (Wen et al. 2016, arXiv 1608.03665) is the same
-pull with another shape.
+columns go. A penalty on the norms of rows and columns pulls harder (Wen et al. 2016, arXiv
+1608.03665): ``groups`` of :class:`espalier.RateAware`.
 """
 
 from __future__ import annotations

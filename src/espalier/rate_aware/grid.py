@@ -14,6 +14,8 @@ from espalier.targets import Target
 
 FINEST = 64
 """No step begins finer than the root mean square of the weights over this."""
+TINY = 1e-6
+"""Under the root of a norm, whose gradient is finite at zero then."""
 STEP_OF_ZEROS = 0.01
 """The first step of a tensor of zeros, a bias that was never trained."""
 
@@ -50,6 +52,15 @@ class GridInTraining:
     def symbols(self) -> Tensor:
         """Which multiples of the step the weights are now, int32."""
         return self.held.symbols(self.target.latent)
+
+    def bits(self, groups: float) -> Tensor:
+        """The bits of all weights, and ``groups`` times the norms of rows and of input channels."""
+        y = self.held.scaled(self.target.latent)
+        bits = self.lengths(y)
+        if groups and y.dim() > 1:
+            norms = (y.movedim(d, 0).flatten(1).square().sum(1) for d in (0, 1))
+            bits = bits + groups * sum((norm + TINY).sqrt().sum() for norm in norms)
+        return bits
 
     @torch.no_grad()
     def move(self, moves: Tensor) -> None:

@@ -214,6 +214,7 @@ class RateAware(Train):
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.3
     harden: Annotated[float, Field(ge=0, le=1)] = 0.7
     every: _Count = 50
+    groups: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     freeze_norms: bool | None = None
     """Batch norms train as scales and shifts: if left out, unless a later stage trains."""
     remove_dead: Annotated[int, Field(ge=0)] = 0
