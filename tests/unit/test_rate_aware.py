@@ -417,8 +417,9 @@ def test_dead_units_are_cut_out_and_training_goes_on(pruned):
     fit(model.train(), rate, 20)
     if pruned:
         assert (model[0].weight[zeros] == 0).all()
-    rate.finish()
+    report = rate.finish()
     file, _ = saved(model)
+    assert len(file) == report.file_bytes
     fresh = espalier.load(io.BytesIO(file), into=network())
     assert torch.equal(fresh.eval()(x), model.eval()(x))
     assert espalier.edits_of(fresh)[0].layers["0"]["out"] == "0-51"

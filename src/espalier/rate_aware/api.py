@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from espalier.container import write
 from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
 from espalier.options import Lookup
@@ -30,7 +29,7 @@ from espalier.rate_aware.grid import GridInTraining, GridTensor
 from espalier.rate_aware.refine import Loss, Refined, Refiner
 from espalier.structure.filters import PrunedFilters
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
-from espalier.torch_io import read_model
+from espalier.torch_io import save
 
 ROUNDINGS = ("straight-through", "noise", "annealed")
 SHARPNESS = 2.0, 12.0
@@ -169,7 +168,10 @@ class RateAware:
 
     @property
     def file_bytes(self) -> float:
-        """The size of the file, from the bits of the symbols at the last look at them."""
+        """The size of the file, from the bits of the symbols at the last look at them.
+
+        With ``lam``, until :meth:`measure` is called, that of the coded symbols alone.
+        """
         return self._fixed_bytes + self._scale * self.bits / 8
 
     @property
@@ -215,7 +217,7 @@ class RateAware:
     @torch.no_grad()
     def measure(self) -> int:
         """Bytes of the file that :func:`espalier.save` would write now, with ``effort="max"``."""
-        ledger = write(read_model(self.model), BytesIO(), effort="max")
+        ledger = save(self.model, BytesIO(), effort="max")
         names = {grid.target.name for grid in self._grids}
         coded = sum(t.positions_bytes + t.codes_bytes for t in ledger.rows if t.name in names)
         self._scale = 8 * coded / self.bits if self.bits else 1.0
