@@ -240,3 +240,15 @@ def test_a_graph_of_an_old_opset_is_refused(tmp_path):
     graph.opset_import[0].version = 12
     with pytest.raises(InvalidArgument, match=r"opset 12, and int8 .* needs 13"):
         to_int8(graph, {}, {}, None)
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    from espalier.export.onnx_int8 import quantize_layers, to_int8
+
+    espalier.export_onnx(Small(), data(2), tmp_path / "x.onnx", weights="float")
+    graph = onnx.load(tmp_path / "x.onnx")
+    graph.graph.initializer.append(numpy_helper.from_array(np.zeros(3), "input.on.scale"))
+    tensors = read_model(Small()).tensors
+    weights, grids = quantize_layers(graph, tensors, [data()])
+    with pytest.raises(InvalidArgument, match=r"'input\.on\.scale' already"):
+        to_int8(graph, weights, grids, None)

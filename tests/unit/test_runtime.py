@@ -319,5 +319,7 @@ def test_either_kind_of_threads_does_all_the_work(make, monkeypatch):
 def test_a_sample_fills_any_shape():
     made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
     shapes = {3: torch.Size([3, 4])}
-    found = candidates_module.Candidate(("fc",), nn.Linear(4, 4), made, torch.arange(4.0)[None], shapes)
+    found = candidates_module.Candidate(
+        ("fc",), nn.Linear(4, 4), made, torch.arange(4.0)[None], shapes
+    )
     assert found.input(3).tolist() == [[0, 1, 2, 3]] * 3

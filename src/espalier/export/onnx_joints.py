@@ -54,7 +54,10 @@ class _Search:
         self.results = {output.name for output in graph.output}
         self.layers = {id(layer.node): layer for layer in layers}
         self.fixed = {tensor.name for tensor in graph.initializer}
+        self.zeros = {tensor.name for tensor in graph.initializer if _is_zero(tensor)}
         for node in self.nodes:
+            if node.op_type == "Constant" and any(_is_zero(a.t) for a in node.attribute):
+                self.zeros.update(node.output)
             if all(not name or name in self.fixed for name in node.input):
                 self.fixed.update(node.output)
 
@@ -100,7 +103,7 @@ class _Search:
             node = self.maker[name]
             if id(node) in self.layers or node.op_type in JOINTS:
                 return True
-            if node.op_type not in MOVES | ACTIVATIONS:
+            if not self._moves(node) and node.op_type not in ACTIVATIONS:
                 return False
             name = node.input[0]
         return False
@@ -108,11 +111,16 @@ class _Search:
     def _back(self, name: str) -> tuple[str, list[Edge]]:
         """The value that operators have moved to here, and the edges on the way."""
         path: list[Edge] = []
-        while name in self.maker and self.maker[name].op_type in MOVES:
+        while name in self.maker and self._moves(self.maker[name]):
             node = self.maker[name]
             path.append((node.output[0], node.input[0]))
             name = node.input[0]
         return name, path
+
+    def _moves(self, node: Any) -> bool:
+        """Whether the numbers that come out are among those that go in, or zero."""
+        padding = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
+        return node.op_type in MOVES and (not padding or padding in self.zeros)
 
     def _after(self, node: Any) -> str:
         """The node's output, or what its activation makes of it."""
@@ -126,7 +134,16 @@ class _Search:
     def _ends(self, name: str) -> Iterator[Any]:
         """What takes a value, behind operators that move it."""
         for taker in self.takers[name]:
-            if taker.op_type in MOVES:
+            if self._moves(taker):
                 yield from self._ends(taker.output[0])
             else:
                 yield taker
+
+
+def _is_zero(tensor: Any) -> bool:
+    """Whether a tensor of a graph is one zero."""
+    from onnx import numpy_helper
+
+    if list(tensor.dims) not in ([], [1]) or not tensor.data_type:
+        return False
+    return not numpy_helper.to_array(tensor).any()

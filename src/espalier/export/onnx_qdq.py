@@ -22,7 +22,7 @@ import numpy as np
 
 from espalier.errors import InvalidArgument
 from espalier.export.onnx_layers import Layer, layers_of
-from espalier.export.onnx_weights import opset_of, remove, tensor_proto
+from espalier.export.onnx_weights import names_in, opset_of, refuse_clash, remove, tensor_proto
 from espalier.fixed_point import FixedPoint
 from espalier.quantized_inputs import InputGrid
 from espalier.state import Array
@@ -92,6 +92,7 @@ class Quantized:
             if layer.weight in weights and layer.weight in grids
         }
         self._initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self._taken = names_in(self.graph)
         self._nodes: list[Any] = []
         self._known: dict[Any, str] = {}
 
@@ -123,14 +124,13 @@ class Quantized:
         from onnx import helper
 
         name = f"{output}.{operator}"
+        refuse_clash(self._taken, [output])
         self._nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
         return output
 
     def _held(self, name: str, dtype: str, array: Any) -> str:
-        if name not in self._initializers:
-            made = tensor_proto(name, dtype, np.asarray(array, dtype))
-            self.graph.initializer.append(made)
-            self._initializers[name] = made
+        refuse_clash(self._taken, [name])
+        self.graph.initializer.append(tensor_proto(name, dtype, np.asarray(array, dtype)))
         return name
 
     def _rounded(self, name: str, grid: InputGrid) -> str:

@@ -19,7 +19,7 @@ graph's version of ONNX knows is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,12 +264,10 @@ def compress_weights(model: Any, tensors: Mapping[str, CompressedTensor]) -> dic
             changed[tensor.name] = form
     remove(graph.initializer, changed)
     remove(graph.input, changed)  # before IR version 4 an initialiser was an input too
-    taken = {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
+    taken = names_in(graph)
     nodes = []
     for name, form in changed.items():
-        clash = taken & {*form.initializers, *(output for _, _, output, _ in form.nodes)}
-        if clash:
-            raise InvalidArgument(f"the graph has a value called {min(clash)!r} already")
+        refuse_clash(taken, [*form.initializers, *(output for _, _, output, _ in form.nodes)])
         graph.initializer.extend(tensor_proto(n, *held) for n, held in form.initializers.items())
         for i, (operator, inputs, output, attributes) in enumerate(form.nodes):
             plain = {k: _attribute(v) for k, v in attributes.items()}
@@ -285,6 +283,19 @@ def compress_weights(model: Any, tensors: Mapping[str, CompressedTensor]) -> dic
 def opset_of(model: Any) -> int:
     """The version of ONNX whose operators a model uses."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def names_in(graph: Any) -> set[str]:
+    """Of the values that a graph has."""
+    held = {tensor.name for tensor in graph.initializer}
+    return held | {output for node in graph.node for output in node.output}
+
+
+def refuse_clash(taken: set[str], names: Iterable[str]) -> None:
+    """:class:`InvalidArgument` if a graph has a value of one of these names."""
+    clash = taken.intersection(names)
+    if clash:
+        raise InvalidArgument(f"the graph has a value called {min(clash)!r} already")
 
 
 def remove(entries: Any, names: Mapping[str, Any]) -> None:
