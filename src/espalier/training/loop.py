@@ -283,7 +283,7 @@ class _Run:
         else:
             loss = self.distiller(x, outputs, y)
         for callback in self.callbacks:
-            if isinstance(callback, _Adds):
+            if isinstance(callback, _Adds) and callable(callback.loss):
                 loss = loss + callback.loss()
         return loss
 
