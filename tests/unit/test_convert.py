@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import nn
 
 import espalier
@@ -89,6 +90,54 @@ def test_to_coreml(convert, here):
     assert (here / "x.mlpackage" / "Manifest.json").is_file()
 
 
+@pytest.fixture
+def hub(here):
+    """A folder of that network, in two shards, with a config."""
+    shapes = {"0.weight": (64, 64), "0.bias": (64,), "2.weight": (10, 64), "2.bias": (10,)}
+    shards = {"0": "model-00001-of-00002.safetensors", "2": "model-00002-of-00002.safetensors"}
+    (here / "hub").mkdir()
+    for layer, file in shards.items():
+        part = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n.startswith(layer)}
+        save_file(part, here / "hub" / file, metadata={"format": "pt"})
+    index = {"weight_map": {name: shards[name[0]] for name in shapes}}
+    (here / "hub" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (here / "hub" / "config.json").write_text("{}")
+    return here / "hub"
+
+
+@pytest.mark.parametrize("source", ["net.esp", "net.pt"])
+def test_a_folder_like_another(convert, hub, here, source):
+    status, out, err = convert(source, "-o", "out", "--like", "hub")
+    assert (status, err) == (0, "")
+    assert "4 tensors" in out
+    names = [sorted(path.name for path in (here / f).iterdir()) for f in ("hub", "out")]
+    assert names[0] == names[1]
+    assert (here / "out" / "config.json").read_text() == "{}"
+    want = espalier.load("net.esp") if source == "net.esp" else torch.load("net.pt")
+    with open_checkpoint(here / "out") as found:
+        assert found.metadata == {"format": "pt"}
+        for name, tensor in want.items():
+            assert np.array_equal(found.load(name)[1], tensor)
+
+
+def test_a_folder_that_the_network_does_not_fit(convert, hub, here):
+    config = here / "hub" / "config.json"
+    for change, says in [
+        ({"0.weight": (64, 63)}, "'0.weight' is float32 [64, 63], and is float32 [64, 64] in"),
+        ({"0.other": (3,)}, "'0.other' is float32 [3], and is not there in"),
+    ]:
+        part = {name: np.zeros(shape, np.float32) for name, shape in change.items()}
+        (here / "hub" / "model.safetensors.index.json").unlink(missing_ok=True)
+        for file in (here / "hub").glob("*.safetensors"):
+            file.unlink()
+        save_file(part, here / "hub" / "model.safetensors")
+        status, _, err = convert("net.esp", "-o", "out", "--like", "hub")
+        assert status == 1
+        assert says in err
+        assert not (here / "out").exists()
+    assert config.exists()
+
+
 def test_between_checkpoints(convert, here):
     for source in ("net.pt", "net.esp"):
         status, out, _ = convert(source, "-o", "x.npz", "-f")
@@ -119,6 +168,10 @@ def test_between_checkpoints(convert, here):
         (("net.esp", "-o", "x.pt", *NETWORK), 2, "--model is for .onnx and .mlpackage"),
         (("net.esp", "-o", "x.pt", "--weights", "float"), 2, "--weights is for .onnx"),
         (("net.esp", "-o", "x.onnx", *NETWORK, "--target", "iOS16"), 2, "is for .mlpackage"),
+        (("net.esp", "-o", "x.pt", "--like", "."), 2, "--like is for a folder"),
+        (("net.esp", "-o", "x", "--like", "net.pt"), 1, "net.pt is no folder"),
+        (("net.esp", "-o", "x", "--like", "."), 1, "without a .safetensors file"),
+        (("net.esp", "-o", "x"), 1, "names no format"),
         (("net.esp", "-o", "x.mlpackage"), 2, "give --model"),
         (("net.esp", "-o", "x.mlpackage", *NETWORK, "--target", "iOS9"), 1, "target must be"),
         (("net.esp", "-o", "net.pt"), 1, "--force"),

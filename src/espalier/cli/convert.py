@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from espalier.cli import console, networks
 from espalier.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from espalier.interop import Checkpoint
 
 ESP, ONNX, COREML = ".esp", ".onnx", ".mlpackage"
 INT8 = "int8"
@@ -67,6 +71,10 @@ def command(
             show_default="iOS18",
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write such a folder: its shards, config, tokenizer."),
+    ] = None,
     prototxt: Annotated[
         Path | None,
         typer.Option(metavar="FILE.prototxt", help="Of .net: its Caffe description."),
@@ -101,6 +109,8 @@ def command(
     if suffix not in (ONNX, COREML):
         given = {"--model": model, "--input-shape": input_shape, "--inputs": inputs}
         _refuse(suffix, f"{ONNX} and {COREML}", given)
+    if suffix:
+        _refuse(suffix, "a folder", {"--like": None if like is None else str(like)})
     if prototxt is not None or source.suffix.lower() == ".net":
         if prototxt is None:
             raise typer.BadParameter("a file of the original Deep Compression needs --prototxt")
@@ -125,7 +135,7 @@ def command(
             example = networks.example(input_shape, inputs)
             found = _from_network(source, output, kind, model, example, batches, force)
     else:
-        found = _to_checkpoint(source, output, jobs, force, quiet)
+        found = _to_checkpoint(source, output, like, jobs, force, quiet)
     _show(source, output, found, as_json, quiet)
 
 
@@ -203,24 +213,34 @@ def _to_coreml(
 
 
 def _to_checkpoint(
-    source: Path, output: Path, jobs: int | None, force: bool, quiet: bool
+    source: Path, output: Path, like: Path | None, jobs: int | None, force: bool, quiet: bool
 ) -> dict[str, Any]:
     from espalier.container import Reader
     from espalier.interop import content_of, content_of_checkpoint, open_checkpoint
+    from espalier.interop import like as written_like
     from espalier.parallel import job_count
 
     what, threads = f"Converting {console.short(str(source))}", job_count(jobs)
-    if source.suffix.lower() == ESP:
-        with Reader(source) as reader:
-            content = content_of(reader, jobs=threads)
-            console.save(what, content, output, force, quiet)
-    else:
-        with open_checkpoint(source) as checkpoint:
+    with contextlib.ExitStack() as stack:
+        if source.suffix.lower() == ESP:
+            content = content_of(stack.enter_context(Reader(source)), jobs=threads)
+        else:
+            checkpoint = stack.enter_context(open_checkpoint(source))
             content = content_of_checkpoint(checkpoint, jobs=threads)
-            console.save(what, content, output, force, quiet)
             for name, reason in checkpoint.skipped.items():
                 console.note(f"{name!r} is left out: {reason}")
+        if like is not None:
+            content = written_like(content, stack.enter_context(_folder(like)))
+        console.save(what, content, output, force, quiet)
     return {"tensors": len(content.infos) + len(content.aliases)}
+
+
+def _folder(path: Path) -> Checkpoint:
+    from espalier.interop import open_checkpoint
+
+    if not path.is_dir():
+        raise InvalidArgument(f"--like: {path} is no folder")
+    return open_checkpoint(path)
 
 
 def _show(source: Path, output: Path, found: dict[str, Any], as_json: bool, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from espalier.interop.base import (
     save_checkpoint,
     writer_for,
 )
-from espalier.interop.content import content_of, content_of_checkpoint, counted, files_of
+from espalier.interop.content import content_of, content_of_checkpoint, counted, files_of, like
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +20,7 @@ __all__ = [
     "content_of_checkpoint",
     "counted",
     "files_of",
+    "like",
     "open_checkpoint",
     "save_checkpoint",
     "writer_for",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from espalier.errors import InvalidArgument
 from espalier.interop.base import Checkpoint, Content, Pieces, TensorInfo
 from espalier.state import Array
 
@@ -44,6 +45,38 @@ def content_of_checkpoint(checkpoint: Checkpoint, *, jobs: int = 1) -> Content:
         checkpoint.original(),
         jobs,
         checkpoint.files(),
+    )
+
+
+def like(content: Content, folder: Checkpoint) -> Content:
+    """The same tensors, written as the files of a folder, whose other files go along.
+
+    Raises
+    ------
+    InvalidArgument
+        The folder has a tensor that ``content`` has not, or not of that shape and dtype.
+    """
+    infos = {info.name: info for info, _ in content.untied()}
+    for name, wanted in folder.infos.items():
+        if infos.get(name) != wanted:
+            found = infos.get(name)
+            has = f"is {found.dtype} {list(found.shape)}" if found else "is not there"
+            raise InvalidArgument(
+                f"{folder.path}: {name!r} is {wanted.dtype} {list(wanted.shape)}, and {has} in "
+                "what is to be written like it"
+            )
+    every = dict(content.aliases)
+
+    def load(name: str) -> Array:
+        return content.load(every.get(name, name))
+
+    return replace(
+        content,
+        infos=list(folder.infos.values()),
+        load=load,
+        aliases={},
+        original=folder.original(),
+        files=folder.files(),
     )
 
 
