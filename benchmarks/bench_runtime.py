@@ -5,10 +5,10 @@
 Writes ``benchmarks/results/runtime.json``. Weights are random: their values do not change times.
 *Linear*: the layer of 4096 x 4096 with 9% of its weights, and fc6 to fc8 of AlexNet and VGG-16 with
 the densities of Deep Compression (tables 4 and 5), 32 values each; straight from the codes
-(``packed``), ``torch.sparse_csr`` with int32 indices, and SciPy's CSR, each in turn with PyTorch's
-dense layer. *Convolutions*: AlexNet's with the paper's densities and 256 values. *Networks*: whole
-ones before and after ``espalier.accelerate``, which is free to leave layers dense. The bars are for
-batch 1, two threads. Parts that are not asked for stay.
+(``packed``, and ``skipping`` zeros of the input), ``torch.sparse_csr`` with int32 indices, and
+SciPy's CSR, each in turn with PyTorch's dense layer. *Convolutions*: AlexNet's with the paper's
+densities and 256 values. *Networks*: whole ones before and after ``espalier.accelerate``, which is
+free to leave layers dense. The bars are for batch 1 and two threads. Parts not asked for stay.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from espalier.analysis.machine import machine
 from espalier.modes import evaluating
 from espalier.runtime.candidates import LAYERS
 from espalier.runtime.convolution import PackedConv
-from espalier.runtime.layers import EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.layers import EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
 from espalier.runtime.packed import PackedMatrix
 from espalier.timing import Clock, Comparison, compare
 
 MOST_BYTES = 4_000_000
+NONZERO_INPUTS = 0.35
+"""Share of nonzeros in the input of ``skipping``, as behind a ReLU; others have no zero."""
 PAPER = {1: "3x on average (figure 9, CPU)", 64: "mostly slower (figure 9, CPU)"}
 
 
@@ -103,8 +105,7 @@ def linear_row(name: str, batch: int, threads: int, seconds: float) -> dict[str,
     layer = sparse(nn.Linear(work.inputs, work.outputs), work.density, 32)
     packed = PackedLinear(PackedMatrix.of(layer.weight), layer)
     packed.expand()
-    csr = packed.expanded
-    assert csr is not None
+    packed.skip()
     theirs = scipy.sparse.csr_matrix(layer.weight.detach().numpy())
     bias = layer.bias.detach().numpy()
     x = torch.randn(batch, work.inputs)
@@ -113,17 +114,21 @@ def linear_row(name: str, batch: int, threads: int, seconds: float) -> dict[str,
     def scipy_csr() -> object:
         return theirs @ flat[0] + bias if batch == 1 else (theirs @ flat.T).T + bias
 
-    ways: dict[str, Callable[[], object]] = {
-        PACKED: lambda: packed.compute(x, PACKED),
-        "torch.sparse_csr": lambda: packed.compute(x, EXPANDED),
-        "scipy.sparse.csr": scipy_csr,
+    ways: dict[str, tuple[Tensor, Callable[[], object]]] = {
+        PACKED: (x, lambda: packed.compute(x, PACKED)),
+        "torch.sparse_csr": (x, lambda: packed.compute(x, EXPANDED)),
+        "scipy.sparse.csr": (x, scipy_csr),
     }
+    if batch == 1:
+        zeros = x * (torch.rand(x.shape) < NONZERO_INPUTS)
+        ways[SKIPPING] = zeros, lambda: packed.compute(zeros, SKIPPING)
+    held = packed.held()
     size = {
-        PACKED: packed.matrix.nbytes,
-        "torch.sparse_csr": packed.weight_bytes - packed.matrix.nbytes,
+        PACKED: held[id(packed.forms[PACKED])],
+        SKIPPING: held[id(packed.forms[SKIPPING])],
+        "torch.sparse_csr": held[id(packed.forms[EXPANDED])],
         "scipy.sparse.csr": theirs.data.nbytes + theirs.indices.nbytes + theirs.indptr.nbytes,
     }
-    want = layer(x)
     row: dict[str, Any] = {
         "layer": name,
         "shape": [work.outputs, work.inputs],
@@ -134,9 +139,9 @@ def linear_row(name: str, batch: int, threads: int, seconds: float) -> dict[str,
         "paper": PAPER.get(batch) if " fc" in name else None,
         "ways": {},
     }
-    for way, call in ways.items():
-        error = float((torch.as_tensor(call()) - want).abs().max())
-        found = beside(lambda: layer(x), call, seconds)
+    for way, (given, call) in ways.items():
+        error = float((torch.as_tensor(call()) - layer(given)).abs().max())
+        found = beside(lambda: layer(given), call, seconds)  # noqa: B023
         row["ways"][way] = asdict(found) | {"weight_bytes": size[way], "largest_error": error}
     row["bars"] = [
         {"way": way, "bar": bar, "reached": row["ways"][way]["ratio"]["median"] >= bar}

@@ -7,9 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from espalier.kernels.sparse_product import dense_reference, tile_product, vector_product
+from espalier.kernels.sparse_product import (
+    dense_reference,
+    skipping_product,
+    tile_product,
+    vector_product,
+)
 from espalier.runtime.convolution import PackedConv
-from espalier.runtime.layers import PackedLinear
+from espalier.runtime.layers import PACKED, SKIPPING, PackedLinear
 from espalier.runtime.packed import PackedMatrix
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -34,16 +39,27 @@ def matrices(draw):
     return dense
 
 
+def parts(packed):
+    return packed.words, packed.pointers, packed.table, packed.bits, packed.width
+
+
 @settings(deadline=None, max_examples=60)
 @given(matrices())
 def test_packing_loses_nothing(dense):
     packed = PackedMatrix.of(dense)
     assert packed.nonzeros == int((dense != 0).sum())
     assert torch.equal(packed.dense(), dense)
-    found = dense_reference(
-        packed.words, packed.pointers, packed.table, packed.bits, tuple(dense.shape)
-    )
+    found = dense_reference(parts(packed), tuple(dense.shape))
     assert np.array_equal(found, dense.numpy())
+
+
+def assert_near(found, dense, x, bias):
+    """As near to ``dense @ x + bias`` as sums in any order are (Higham 2002, section 3.1)."""
+    dense, x, bias = (np.asarray(part, np.float64) for part in (dense, x, bias))
+    terms = dense.shape[1] + 2
+    bound = terms * np.finfo(found.dtype).eps * (np.abs(dense) @ np.abs(x) + np.abs(bias))
+    assert found.shape == bound.shape
+    assert (np.abs(found - (dense @ x + bias)) <= bound).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -54,21 +70,26 @@ def test_the_kernels_agree_with_numpy(dense, seed):
     random = np.random.default_rng(seed)
     real = packed.table.dtype
     x = random.standard_normal((columns, 8)).astype(real)
+    x[random.random(columns) < 0.4] = 0
+    one = np.ascontiguousarray(x[:, 0])
     bias = random.standard_normal(rows).astype(real)
-    want = dense.numpy().astype(float) @ x.astype(float) + bias[:, None]
-    near = {"rtol": 0, "atol": 1e-12 if real == np.float64 else 1e-3}
 
-    parts = packed.words, packed.pointers, packed.table, packed.bits, bias
     y = np.full(rows, np.nan, real)
-    vector_product(*parts, np.ascontiguousarray(x[:, 0]), y, 0, rows)
-    np.testing.assert_allclose(y, want[:, 0], **near)
+    vector_product(parts(packed), bias, one, y, 0, rows)
+    assert_near(y, dense, one, bias)
+
+    turned = PackedMatrix.of(dense.t(), blocks=3)
+    y = np.full(rows, np.nan, real)
+    for block in range((turned.pointers.size - 1) // columns):
+        skipping_product(parts(turned), bias, one, y, block)
+    assert_near(y, dense, one, bias)
 
     y = np.full(rows * 8, np.nan, real)
     starts = np.arange(columns, dtype=np.int32) * 8
     middle = rows // 2
     for first, last in ((0, middle), (middle, rows)):
-        tile_product(*parts, starts, x.reshape(-1), y, (0, 8), 8, first, last)
-    np.testing.assert_allclose(y.reshape(rows, 8), want, **near)
+        tile_product(parts(packed), bias, starts, x.reshape(-1), y, (0, 8), 8, first, last)
+    assert_near(y.reshape(rows, 8), dense, x, bias[:, None])
 
 
 @settings(deadline=None, max_examples=60)
@@ -77,13 +98,17 @@ def test_a_linear_layer_agrees_with_the_dense_one(dense, has_bias, batch, turned
     layer = nn.Linear(dense.shape[1], dense.shape[0], has_bias, dtype=dense.dtype).eval()
     layer.weight.data = dense
     packed = PackedLinear(PackedMatrix.of(dense), layer)
-    x = torch.randn(batch, dense.shape[1], dtype=dense.dtype)
+    x = torch.relu(torch.randn(batch, dense.shape[1], dtype=dense.dtype))
     if turned:
         x = x.t().contiguous().t()
-    near = {"rtol": 0, "atol": 1e-12 if dense.dtype == torch.float64 else 1e-3}
-    with torch.no_grad():
-        torch.testing.assert_close(packed(x), layer(x), **near)
-        assert packed(x).is_contiguous()
+    bias = layer.bias.detach()[:, None] if has_bias else torch.zeros(len(dense), 1)
+    packed.skip()
+    for form in (PACKED, SKIPPING):
+        packed.choice = {1: form}
+        with torch.no_grad():
+            y = packed(x)
+        assert y.is_contiguous()
+        assert_near(y.t().numpy(), dense, x.t(), bias)
 
 
 @st.composite

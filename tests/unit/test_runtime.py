@@ -12,7 +12,7 @@ import espalier
 from espalier.errors import InvalidArgument
 from espalier.runtime import candidates as candidates_module
 from espalier.runtime.convolution import PackedConv
-from espalier.runtime.layers import DENSE, EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.layers import DENSE, EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
 from espalier.runtime.packed import PackedMatrix
 from espalier.runtime.threads import openmp, pool
 from espalier.timing import Comparison, Spread
@@ -37,7 +37,7 @@ IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 @pytest.fixture
 def clock(monkeypatch):
     """Ratios that a test sets: dense by each form of a layer, and of the whole model."""
-    ratios = {PACKED: 2.0, EXPANDED: 1.0, "model": 2.0}
+    ratios = {PACKED: 2.0, SKIPPING: 0.5, EXPANDED: 0.5, "model": 2.0}
 
     last: list[str] = []
 
@@ -100,7 +100,7 @@ def test_results_are_those_of_the_dense_network(clock):
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
         twin = copy.deepcopy(model)
-        assert twin[3].matrix is model[3].matrix
+        assert twin[3].forms[PACKED] is model[3].forms[PACKED]
         torch.testing.assert_close(twin(IMAGES), before, rtol=0, atol=1e-5)
     state = model.state_dict()
     assert state.keys() == plain.keys()
@@ -111,7 +111,7 @@ def test_the_reported_bytes_are_those_in_memory(clock):
     model = network()
     report = espalier.accelerate(model, IMAGES, batches=[1])
     conv, linear = report.layers
-    matrix = model[3].matrix
+    matrix = model[3].forms[PACKED]
     assert linear.weight_bytes == sum(
         part.nbytes for part in (matrix.words, matrix.pointers, matrix.table)
     )
@@ -153,20 +153,63 @@ def test_expanded_where_that_is_worth_its_memory(clock):
     clock[EXPANDED] = 2.05
     model = network()
     espalier.accelerate(model, IMAGES, batches=[1], expand=True)
-    assert model[3].expanded is None
+    assert list(model[3].forms) == [PACKED]
     clock[EXPANDED] = 3.0
     model = network()
     with torch.no_grad():
         before = model(IMAGES)
     report = espalier.accelerate(model, IMAGES, batches=[1], expand=True)
     assert report.layers[1].choices[0].form == EXPANDED
-    csr = model[3].expanded
+    csr = model[3].forms[EXPANDED]
     assert csr.col_indices().dtype == torch.int32
     held = sum(part.nbytes for part in (csr.crow_indices(), csr.col_indices(), csr.values()))
-    assert report.layers[1].weight_bytes == model[3].matrix.nbytes + held
+    assert report.layers[1].weight_bytes == held
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
         torch.testing.assert_close(model(IMAGES[:1]), before[:1], rtol=0, atol=1e-5)
+
+
+def test_zeros_of_the_input_are_skipped_where_that_pays(clock):
+    clock[SKIPPING] = 4.0
+    model = network()
+    with torch.no_grad():
+        before = model(IMAGES)
+    plain = espalier.finalize(copy.deepcopy(model)).state_dict()
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    conv, linear = report.layers
+    assert list(conv.choices[0].ms) == [PACKED]
+    assert linear.choices[0].form == SKIPPING  # its input comes out of a ReLU
+    turned = model[3].forms[SKIPPING]
+    assert list(model[3].forms) == [SKIPPING]
+    assert turned.shape == (1024, 256)
+    assert linear.weight_bytes == turned.nbytes
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
+    assert torch.equal(model.state_dict()["3.weight"], plain["3.weight"])
+
+    model = network()
+    report = espalier.accelerate(model, IMAGES, batches=[1, 4])
+    assert [choice.form for choice in report.layers[1].choices] == [SKIPPING, PACKED]
+    assert report.layers[1].weight_bytes == sum(m.nbytes for m in model[3].forms.values())
+
+
+def test_an_input_without_zeros_has_none_to_skip(clock):
+    model = nn.Sequential(nn.Linear(64, 64)).eval()
+    espalier.prune(model, density=0.1)
+    report = espalier.accelerate(model, torch.ones(1, 64), batches=[1])
+    assert list(report.layers[0].choices[0].ms) == [PACKED]
+
+
+def test_pickles_hold_no_address(clock):
+    model = network()
+    espalier.accelerate(model, IMAGES, batches=[1])
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    assert "_block" not in vars(again[3].forms[PACKED])
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), model(IMAGES))
 
 
 def test_the_nearest_batch_size_counts():
@@ -222,7 +265,7 @@ def test_tied_weights_are_packed_once(clock):
         before = model(x)
     report = espalier.accelerate(model, x, batches=[1])
     assert model.again is model.one
-    assert model.other.matrix is model.one.matrix
+    assert model.other.forms[PACKED] is model.one.forms[PACKED]
     assert [row.name for row in report.layers] == ["one", "other"]
     (skipped,) = report.skipped
     assert (skipped.name, "not called" in skipped.reason) == ("idle", True)
@@ -320,6 +363,6 @@ def test_a_sample_fills_any_shape():
     made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
     shapes = {3: torch.Size([3, 4])}
     found = candidates_module.Candidate(
-        ("fc",), nn.Linear(4, 4), made, torch.arange(4.0)[None], shapes
+        ("fc",), nn.Linear(4, 4), made, made.forms[PACKED], torch.arange(4.0)[None], shapes
     )
     assert found.input(3).tolist() == [[0, 1, 2, 3]] * 3

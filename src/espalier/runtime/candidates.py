@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,14 @@ from torch.nn.utils import parametrize
 from espalier.errors import InvalidArgument, first_line
 from espalier.modes import evaluating
 from espalier.runtime.convolution import PackedConv
-from espalier.runtime.layers import DENSE, EXPANDED, PACKED, PackedLayer, PackedLinear
+from espalier.runtime.layers import (
+    DENSE,
+    EXPANDED,
+    PACKED,
+    SKIPPING,
+    PackedLayer,
+    PackedLinear,
+)
 from espalier.runtime.packed import REALS, PackedMatrix
 from espalier.runtime.report import Choice
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
@@ -29,8 +36,10 @@ DENSEST = 0.5
 """Above this density no sparse kernel is faster than a dense one."""
 
 _REPEATS, _WARMUP, _SECONDS = 15, 1, 0.5
-_WORTH_ITS_MEMORY = 1.05
-"""How much faster than packed an expanded weight must be to be held."""
+_WORTH_ITS_MEMORY = 1.1
+"""How much faster than packed another form must be to be held."""
+_ZEROS = 0.25
+"""Share of zeros in an input from which on it may pay to skip them."""
 
 Inputs = dict[str, dict[int, torch.Size]]
 """Layer -> batch size -> shape of its input."""
@@ -43,6 +52,7 @@ class Candidate:
     names: tuple[str, ...]
     layer: nn.Module
     made: PackedLayer
+    matrix: PackedMatrix
     sample: Tensor
     shapes: dict[int, torch.Size]
     choices: tuple[Choice, ...] = ()
@@ -139,9 +149,9 @@ def find_candidates(
                 skipped.append(Skipped(names[0], why))
             else:
                 assert layer is not None
-                packed = layer.matrix
+                packed = layer.forms[PACKED]
                 found.append(
-                    Candidate(tuple(names), module, layer, samples[called], shapes[called])
+                    Candidate(tuple(names), module, layer, packed, samples[called], shapes[called])
                 )
     return found, skipped
 
@@ -174,8 +184,8 @@ def _packed(
         made: PackedLayer = PackedLinear(matrix, module)
     else:
         made = PackedConv(PackedMatrix.of(PackedConv.rows(module)), module)
-    if made.matrix.nbytes > weight.nbytes:
-        return None, f"packed it takes {made.matrix.nbytes:,} bytes, dense {weight.nbytes:,}"
+    if made.weight_bytes > weight.nbytes:
+        return None, f"packed it takes {made.weight_bytes:,} bytes, dense {weight.nbytes:,}"
     return made, ""
 
 
@@ -194,16 +204,27 @@ def measured(candidate: Candidate, batch: int, prefer: str, expand: bool) -> Cho
             seconds=_SECONDS,
         )
 
-    packed = timed(PACKED)
-    form, ratio, expanded = PACKED, packed.ratio.median, None
+    first = timed(PACKED)
+    form, ratio, ms = PACKED, first.ratio.median, {PACKED: first.second}
     if prefer == "memory":
-        return Choice(batch, PACKED, packed.first, packed.second, None, ratio)
-    if expand and isinstance(made, PackedLinear):
-        made.expand()
-        found = timed(EXPANDED)
-        expanded = found.second
-        if found.ratio.median > max(_WORTH_ITS_MEMORY * ratio, 1):
-            form, ratio = EXPANDED, found.ratio.median
+        return Choice(batch, form, first.first, ms, ratio)
+    for other, margin in _others(made, x, expand):
+        found = timed(other)
+        ms[other] = found.second
+        if found.ratio.median > margin * ratio:
+            form, ratio = other, found.ratio.median
     if ratio < 1:
         form, ratio = DENSE, 1.0
-    return Choice(batch, form, packed.first, packed.second, expanded, ratio)
+    return Choice(batch, form, first.first, ms, ratio)
+
+
+def _others(made: PackedLayer, x: Tensor, expand: bool) -> Iterator[tuple[str, float]]:
+    """Further forms to try, and how much faster each must be than the best before it."""
+    if not isinstance(made, PackedLinear):
+        return
+    if made.positions(x) == 1 and float((x == 0).float().mean()) >= _ZEROS:
+        made.skip()
+        yield SKIPPING, _WORTH_ITS_MEMORY
+    if expand:
+        made.expand()
+        yield EXPANDED, _WORTH_ITS_MEMORY

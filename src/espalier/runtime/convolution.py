@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from espalier.errors import InvalidArgument
-from espalier.runtime.layers import DENSE, LARGEST, PackedLayer
+from espalier.runtime.layers import DENSE, LARGEST, PACKED, PackedLayer
 from espalier.runtime.packed import PackedMatrix, padded
 
 _DENSE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -47,11 +47,8 @@ class PackedConv(PackedLayer):
         parts = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
         return torch.block_diag(*parts) if layer.groups > 1 else parts[0]
 
-    @property
-    def weight(self) -> Tensor:
-        if self.kept is not None:
-            return self.kept
-        parts = self.matrix.dense().view(self.groups, self.shape[0] // self.groups, self.groups, -1)
+    def unpacked(self, matrix: PackedMatrix) -> Tensor:
+        parts = matrix.dense().view(self.groups, self.shape[0] // self.groups, self.groups, -1)
         return torch.cat([parts[g, :, g] for g in range(self.groups)]).view(self.shape)
 
     def positions(self, x: Tensor) -> int:
@@ -89,7 +86,7 @@ class PackedConv(PackedLayer):
         turned = x.transpose(0, 1)
         for place, source in plan.copies:
             laid[place] = turned[source]
-        y = self.matrix.times_tiles(
+        y = self.forms[PACKED].times_tiles(
             buffer, plan.starts, plan.places, self.addend, torch.get_num_threads()
         )
         y = y[:, : plan.places].view(plan.planes)

@@ -18,7 +18,10 @@ from espalier.runtime.packed import PackedMatrix, padded
 LARGEST = 2**31 - 1
 """Values in an input that is computed on at once: where columns begin is int32."""
 
-PACKED, EXPANDED, DENSE = "packed", "expanded", "dense"
+_SHARES = 8
+"""Parts of the outputs that threads can take, where each goes through all inputs."""
+
+PACKED, SKIPPING, EXPANDED, DENSE = "packed", "skipping", "expanded", "dense"
 
 
 class PackedLayer(nn.Module, ABC):
@@ -26,12 +29,10 @@ class PackedLayer(nn.Module, ABC):
 
     Attributes
     ----------
-    matrix : PackedMatrix
-        The weight, its outputs as rows.
-    expanded : Tensor or None
-        The same in ``torch.sparse_csr``, where that was measured to be faster.
-    kept : Tensor or None
-        The same, dense, where that was.
+    forms : dict of str to object
+        The weight, by form: ``"packed"``, a :class:`PackedMatrix` of outputs by inputs;
+        ``"skipping"``, one of inputs by outputs, of which the rows are skipped whose input is zero;
+        ``"expanded"``, a ``torch.sparse_csr`` tensor; ``"dense"``, the weight as it was.
     choice : mapping of int to str
         Positions of an input, and the form that computes with so many; the nearest counts.
 
@@ -43,32 +44,35 @@ class PackedLayer(nn.Module, ABC):
 
     def __init__(self, matrix: PackedMatrix, shape: torch.Size, bias: Tensor | None) -> None:
         super().__init__()
-        self.matrix = matrix
+        self.forms: dict[str, Any] = {PACKED: matrix}
         self.shape = shape
         self.bias = None if bias is None else bias.detach()
         dtype = torch.from_numpy(matrix.table).dtype
         zeros = torch.zeros(matrix.shape[0], dtype=dtype)
         self.addend = zeros if self.bias is None else self.bias.contiguous()
-        self.expanded: Tensor | None = None
-        self.kept: Tensor | None = None
         self.choice: Mapping[int, str] = {1: PACKED}
         self.training = False
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, made anew where it is not kept."""
-        return self.matrix.dense().view(self.shape) if self.kept is None else self.kept
+        """The dense weight, made anew where it is not held."""
+        if DENSE in self.forms:
+            dense: Tensor = self.forms[DENSE]
+        elif PACKED in self.forms:
+            dense = self.unpacked(self.forms[PACKED])
+        elif SKIPPING in self.forms:
+            dense = self.forms[SKIPPING].dense().t().contiguous()
+        else:
+            dense = self.forms[EXPANDED].to_dense()
+        return dense
+
+    def unpacked(self, matrix: PackedMatrix) -> Tensor:
+        """The dense weight of ``matrix``."""
+        return matrix.dense().view(self.shape)
 
     def held(self) -> dict[int, int]:
-        """Bytes in memory of each form of the weight that is held, by its identity."""
-        found = {id(self.matrix): self.matrix.nbytes}
-        if self.expanded is not None:
-            csr = self.expanded
-            parts = (csr.crow_indices(), csr.col_indices(), csr.values())
-            found[id(csr)] = sum(part.nbytes for part in parts)
-        if self.kept is not None:
-            found[id(self.kept)] = self.kept.nbytes
-        return found
+        """Bytes in memory of each form of the weight, by its identity."""
+        return {id(weight): _nbytes(weight) for weight in self.forms.values()}
 
     @property
     def weight_bytes(self) -> int:
@@ -76,12 +80,8 @@ class PackedLayer(nn.Module, ABC):
         return sum(self.held().values())
 
     def drop_unused(self) -> None:
-        """Let go of the forms that no batch size asks for; the packed one stays."""
-        forms = set(self.choice.values())
-        if EXPANDED not in forms:
-            self.expanded = None
-        if DENSE not in forms:
-            self.kept = None
+        """Let go of the forms that no batch size asks for."""
+        self.forms = {form: self.forms[form] for form in dict.fromkeys(self.choice.values())}
 
     @abstractmethod
     def positions(self, x: Tensor) -> int:
@@ -145,11 +145,12 @@ class PackedLinear(PackedLayer):
             return F.linear(x, self.weight, self.bias)
         flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
         if form == EXPANDED:
-            assert self.expanded is not None
             y = self._expanded(flat)
+        elif form == SKIPPING:
+            y = self._skipping(flat)
         elif len(flat) == 1:
             threads = torch.get_num_threads()
-            y = self.matrix.times_vector(flat.contiguous(), self.addend, threads)[None]
+            y = self.forms[PACKED].times_vector(flat.contiguous(), self.addend, threads)[None]
         else:
             y = self._tiles(flat)
         return y if y.dim() == x.dim() else y.view(*x.shape[:-1], self.out_features)
@@ -160,7 +161,7 @@ class PackedLinear(PackedLayer):
         if stride * self.in_features > LARGEST and n > 1:
             return torch.cat([self._tiles(half) for half in x.split(-(-n // 2))])
         turned = F.pad(x, (0, 0, 0, stride - n)).t().contiguous()
-        y = self.matrix.times_tiles(
+        y = self.forms[PACKED].times_tiles(
             turned, self._starts(stride), n, self.addend, torch.get_num_threads()
         )
         return y[:, :n].t().contiguous()
@@ -173,12 +174,24 @@ class PackedLinear(PackedLayer):
             found = self._found = stride, starts
         return found[1]
 
+    def skip(self) -> None:
+        """Hold the weight by its inputs too, to skip those that are zero."""
+        self.forms[SKIPPING] = PackedMatrix.of(self.weight.t(), _SHARES)
+
+    def _skipping(self, x: Tensor) -> Tensor:
+        y = x.new_empty(x.shape[0], self.out_features)
+        for one, of_one in zip(x, y, strict=True):
+            self.forms[SKIPPING].skipping(
+                one.contiguous(), of_one, self.addend, torch.get_num_threads()
+            )
+        return y
+
     def expand(self) -> None:
         """Hold the weight as ``torch.sparse_csr`` too, with indices of 32 bits."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that its support is in beta
             csr = self.weight.to_sparse_csr()
-            self.expanded = torch.sparse_csr_tensor(
+            self.forms[EXPANDED] = torch.sparse_csr_tensor(
                 csr.crow_indices().int(),
                 csr.col_indices().int(),
                 csr.values(),
@@ -187,9 +200,16 @@ class PackedLinear(PackedLayer):
             )
 
     def _expanded(self, x: Tensor) -> Tensor:
-        assert self.expanded is not None
-        y = (self.expanded @ x[0])[None] if len(x) == 1 else (self.expanded @ x.t()).t()
+        csr = self.forms[EXPANDED]
+        y = (csr @ x[0])[None] if len(x) == 1 else (csr @ x.t()).t()
         return y.contiguous() if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def _nbytes(weight: PackedMatrix | Tensor) -> int:
+    if isinstance(weight, Tensor) and weight.layout == torch.sparse_csr:
+        parts = (weight.crow_indices(), weight.col_indices(), weight.values())
+        return sum(part.nbytes for part in parts)
+    return weight.nbytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from espalier.state import Array
 REALS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 """What the kernels compute in."""
 
+_Block: TypeAlias = "ctypes.Array[ctypes.c_int64]"
 _TENSORS = (tasks.X, tasks.Y, tasks.BIAS, tasks.STARTS)
 _TASKS_PER_THREAD = 8
 _WORK_OF_A_THREAD = 1 << 14
@@ -42,6 +43,8 @@ class PackedMatrix:
         The codebook; without codes, the value of each nonzero.
     bits : int or None
         Of a code; None without codes.
+    width : int
+        Columns in a block.
 
     Examples
     --------
@@ -57,10 +60,13 @@ class PackedMatrix:
     pointers: Array
     table: Array
     bits: int | None
+    width: int
 
     @classmethod
-    def of(cls, weight: Tensor) -> PackedMatrix:
+    def of(cls, weight: Tensor, blocks: int = 1) -> PackedMatrix:
         """Pack the nonzeros of ``weight``, a matrix on the CPU, in float32 or float64.
+
+        There are ``blocks`` blocks of columns or more, if there are as many columns.
 
         Raises
         ------
@@ -78,8 +84,9 @@ class PackedMatrix:
             raise InvalidArgument(f"{rows.size} nonzeros are too many for pointers of 32 bits")
         values = dense[rows, columns]
         table, codes = np.unique(values, return_inverse=True)
-        coded = _Layout.of(dense.shape, values.size, max(0, int(table.size) - 1).bit_length())
-        exact = _Layout.of(dense.shape, values.size, 0)
+        bits = max(0, int(table.size) - 1).bit_length()
+        coded = _Layout.of(dense.shape, values.size, bits, blocks)
+        exact = _Layout.of(dense.shape, values.size, 0, blocks)
         if coded.nbytes + table.nbytes > exact.nbytes + values.nbytes:
             return cls._packed(dense.shape, exact, rows, columns, values, None)
         return cls._packed(dense.shape, coded, rows, columns, table, codes)
@@ -94,7 +101,7 @@ class PackedMatrix:
         table: Array,
         codes: Array | None,
     ) -> PackedMatrix:
-        block, within = np.divmod(columns, 1 << layout.column_bits)
+        block, within = np.divmod(columns, layout.width)
         segment = block * shape[0] + rows
         order = np.argsort(segment, kind="stable") if layout.blocks > 1 else slice(None)
         words = within << layout.bits
@@ -109,6 +116,7 @@ class PackedMatrix:
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
             np.ascontiguousarray(table),
             None if codes is None else layout.bits,
+            layout.width,
         )
 
     def __deepcopy__(self, _memo: Any) -> PackedMatrix:
@@ -129,17 +137,22 @@ class PackedMatrix:
         held = self.bits or 0
         segments = np.repeat(np.arange(self.pointers.size - 1), np.diff(self.pointers))
         words = self.words.astype(np.int64)
-        width = 1 << (8 * self.words.itemsize - held)
         rows = max(1, self.shape[0])
         values = self.table if self.bits is None else self.table[words & ((1 << held) - 1)]
-        dense[segments % rows, segments // rows * width + (words >> held)] = values
+        dense[segments % rows, segments // rows * self.width + (words >> held)] = values
         return torch.from_numpy(dense)
 
     def times_vector(self, x: Tensor, bias: Tensor, threads: int) -> Tensor:
         """``W x + bias`` for a contiguous vector of the columns."""
         y = torch.empty(self.shape[0], dtype=x.dtype)
-        self._run(1, 1, 0, (x, y, bias, None), threads)
+        self._run(tasks.VECTOR, 1, 0, (x, y, bias, None), threads)
         return y
+
+    def skipping(self, x: Tensor, y: Tensor, bias: Tensor, threads: int) -> None:
+        """``y = x W + bias`` for a contiguous vector of the rows, over its nonzeros alone."""
+        block = self._filled((x, y, bias, None))
+        block[tasks.TASKS] = (self.pointers.size - 1) // max(1, self.shape[0])
+        self._share(tasks.SKIPPING, block, min(threads, self._useful_threads(1)))
 
     def times_tiles(
         self, x: Tensor, starts: Tensor, positions: int, bias: Tensor, threads: int
@@ -178,25 +191,35 @@ class PackedMatrix:
         rows = self.shape[0]
         if not rows:
             return
-        threads = min(threads, 1 + self.words.size * wide * tiles // _WORK_OF_A_THREAD)
+        threads = min(threads, self._useful_threads(wide * tiles))
         pieces = -(-_TASKS_PER_THREAD * threads // tiles) if threads > 1 else 1
         chunk = -(-rows // min(pieces, rows))
         chunks = -(-rows // chunk)
-        block = type(self._block).from_buffer_copy(self._block)
+        block = self._filled(tensors)
         block[tasks.CHUNK], block[tasks.CHUNKS] = chunk, chunks
         block[tasks.TASKS] = chunks * tiles
         block[tasks.POSITION], block[tasks.STRIDE] = begin, tensors[1].shape[-1]
+        self._share(wide, block, threads)
+
+    def _useful_threads(self, positions: int) -> int:
+        return 1 + int(self.words.size) * positions // _WORK_OF_A_THREAD
+
+    def _filled(self, tensors: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> _Block:
+        block = type(self._block).from_buffer_copy(self._block)
         for field, tensor in zip(_TENSORS, tensors, strict=True):
             if tensor is not None:
                 block[field], block[field + 1] = tensor.data_ptr(), tensor.numel()
+        return block
+
+    def _share(self, wide: int, block: _Block, threads: int) -> None:
         body = product_body(self.table.dtype, self.words.dtype, self.bits is not None, wide)
         run(body.address, ctypes.addressof(block), threads)
 
     @cached_property
-    def _block(self) -> ctypes.Array[ctypes.c_int64]:
+    def _block(self) -> _Block:
         """What is the same in the block of every product."""
         block = (ctypes.c_int64 * FIELDS)()
-        block[tasks.BITS] = self.bits or 0
+        block[tasks.BITS], block[tasks.WIDTH] = self.bits or 0, self.width
         arrays = (
             (tasks.WORDS, self.words),
             (tasks.POINTERS, self.pointers),
@@ -208,7 +231,14 @@ class PackedMatrix:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not the block: its addresses are those of this process.
-        return PackedMatrix, (self.shape, self.words, self.pointers, self.table, self.bits)
+        return PackedMatrix, (
+            self.shape,
+            self.words,
+            self.pointers,
+            self.table,
+            self.bits,
+            self.width,
+        )
 
 
 def padded(positions: int) -> int:
@@ -231,21 +261,19 @@ class _Layout:
 
     word: np.dtype[Any]
     bits: int
+    width: int
     blocks: int
     nbytes: int
 
-    @property
-    def column_bits(self) -> int:
-        return 8 * self.word.itemsize - self.bits
-
     @classmethod
-    def of(cls, shape: tuple[int, int], nonzeros: int, bits: int) -> _Layout:
+    def of(cls, shape: tuple[int, int], nonzeros: int, bits: int, least: int) -> _Layout:
         """The words that take the least memory, with ``bits`` for a code."""
         made = []
         for word in (np.dtype(np.uint16), np.dtype(np.uint32)):
             column_bits = 8 * word.itemsize - bits
             if column_bits > 0:
-                blocks = max(1, -(-shape[1] // (1 << column_bits)))
+                width = min(1 << column_bits, max(1, -(-shape[1] // least)))
+                blocks = max(1, -(-shape[1] // width))
                 size = nonzeros * word.itemsize + 4 * (blocks * shape[0] + 1)
-                made.append(cls(word, bits, blocks, size))
+                made.append(cls(word, bits, width, blocks, size))
         return min(made, key=lambda layout: layout.nbytes)

@@ -17,9 +17,12 @@ class Choice:
     ----------
     batch : int
     form : str
-        ``"packed"`` (from the codes), ``"expanded"`` (``torch.sparse_csr``) or ``"dense"``.
-    dense_ms, packed_ms, expanded_ms : Spread or None
-        Milliseconds of the layer: median and quartiles. None if it was not measured.
+        ``"packed"`` (from the codes), ``"skipping"`` (the same by inputs, those that are zero
+        skipped), ``"expanded"`` (``torch.sparse_csr``) or ``"dense"``.
+    dense_ms : Spread
+        Milliseconds of the layer as it was: median and quartiles.
+    ms : dict of str to Spread
+        The same for each form that was tried.
     ratio : float
         Dense by chosen, measured in turn, round by round: 2 means twice as fast.
     """
@@ -27,8 +30,7 @@ class Choice:
     batch: int
     form: str
     dense_ms: Spread
-    packed_ms: Spread
-    expanded_ms: Spread | None
+    ms: dict[str, Spread]
     ratio: float
 
 
