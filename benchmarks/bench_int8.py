@@ -25,7 +25,7 @@ from torch import Tensor
 import espalier
 from espalier import zoo
 from espalier.analysis.machine import machine
-from espalier.export.onnx_calibrate import session
+from espalier.export.onnx_session import session
 from espalier.timing import Clock, compare
 
 SHAPES = {

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import espalier
 from espalier.analysis.machine import machine
 from espalier.export.coreml_read import read_weights
-from espalier.export.onnx_calibrate import session
+from espalier.export.onnx_session import session
 from espalier.zoo import cifar10, lenet5, mnist, resnet20
 
 CALIBRATION, HELD_OUT, SIZE = 1024, 4000, 250

@@ -124,6 +124,17 @@ def test_with_batches_everything_but_the_ends_is_in_integers(tmp_path):
     assert np.mean(np.abs(got - want)) < 0.02 * np.abs(want).max()
 
 
+def test_a_bias_is_rounded_where_the_layer_is_in_integers(tmp_path):
+    model = quantized()
+    biases = []
+    for batches in (None, [data()]):
+        espalier.export_onnx(model, data(2), tmp_path / "x.onnx", weights="int8", batches=batches)
+        held = onnx.load(tmp_path / "x.onnx").graph.initializer
+        biases.append(sum(t.data_type == onnx.TensorProto.INT32 and len(t.dims) for t in held))
+    # The linear layer's alone, and then all: each with its zero point.
+    assert biases == [2, 10]
+
+
 class Wide(nn.Module):
     def __init__(self):
         super().__init__()

@@ -8,26 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from espalier.errors import InvalidArgument, MissingDependency, first_line
+from espalier.errors import InvalidArgument, first_line
+from espalier.export.onnx_session import session
 from espalier.quantization.activations import Seen, grid_of, range_of
 from espalier.quantized_inputs import InputGrid
-
-
-def session(model: bytes) -> Any:
-    """An ONNX Runtime session of a model, on the CPU, with as many threads as PyTorch has."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependency(
-            "ONNX Runtime is not installed: pip install 'espalier[onnx]'"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes have no common base of their own
-        raise InvalidArgument(f"ONNX Runtime refuses the model: {first_line(error)}") from error
 
 
 def calibrate(model: Any, names: Sequence[str], batches: Iterable[Any]) -> dict[str, InputGrid]:

@@ -8,7 +8,7 @@ change none, which may as well move integers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,12 @@ class Joint:
 
 def find_joints(graph: Any, layers: list[Layer]) -> list[Joint]:
     """What beside the inputs of ``layers``, which are in integers, is to be rounded."""
-    return _Search(graph, layers).joints()
+    return Flow(graph, layers).joints()
 
 
-class _Search:
+class Flow:
+    """What makes and what takes each value of a graph in which ``layers`` are in integers."""
+
     def __init__(self, graph: Any, layers: list[Layer]) -> None:
         self.nodes = list(graph.node)
         self.maker = {output: node for node in self.nodes for output in node.output}
@@ -62,6 +64,7 @@ class _Search:
                 self.fixed.update(node.output)
 
     def joints(self) -> list[Joint]:
+        """See :func:`find_joints`."""
         edges: dict[str, list[Edge]] = defaultdict(list)
         for node in self.nodes:
             if not self._is_joint(node):
@@ -85,6 +88,21 @@ class _Search:
     def _layer(self, name: str) -> str | None:
         ends = (self.layers.get(id(taker)) for taker in self._ends(name))
         return next((layer.weight for layer in ends if layer is not None), None)
+
+    def is_rounded(self, node: Any, edges: Collection[Edge]) -> bool:
+        """Whether all that take a node's output, or its activation's, round it."""
+        open_ends = [self._after(node)]
+        while open_ends:
+            name = open_ends.pop()
+            if name in self.results:
+                return False
+            for taker in self.takers[name]:
+                if id(taker) in self.layers or (taker.output[0], name) in edges:
+                    continue
+                if not self._moves(taker):
+                    return False
+                open_ends.append(taker.output[0])
+        return True
 
     def _is_joint(self, node: Any) -> bool:
         data = self._data(node)

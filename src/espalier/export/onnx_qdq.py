@@ -5,7 +5,8 @@ grid, which the graph says by QuantizeLinear and DequantizeLinear around it:
 
 ==========  ==========================================================================
 weight      int8, a scale for each output channel or one for all
-bias        int32, scale = scale of the input * scale of the weight
+bias        int32, scale = scale of the input * scale of the weight; float, where the
+            output stays float
 activation  uint8 (affine) or int8 (symmetric), one scale
 ==========  ==========================================================================
 
@@ -21,6 +22,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from espalier.errors import InvalidArgument
+from espalier.export.onnx_joints import Flow
 from espalier.export.onnx_layers import Layer, layers_of
 from espalier.export.onnx_weights import names_in, opset_of, refuse_clash, remove, tensor_proto
 from espalier.fixed_point import FixedPoint
@@ -93,6 +95,14 @@ class Quantized:
         }
         self._initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self._taken = names_in(self.graph)
+        flow = Flow(self.graph, list(self.layers.values()))
+        # A runtime computes a layer with a float output in floats, where a bias is exact as it is;
+        # but a product of matrices in integers all the same.
+        self._whole = {
+            key
+            for key, layer in self.layers.items()
+            if layer.node.op_type == "Gemm" or flow.is_rounded(layer.node, values)
+        }
         self._nodes: list[Any] = []
         self._known: dict[Any, str] = {}
 
@@ -106,7 +116,7 @@ class Quantized:
                 grid = self.grids[layer.weight]
                 inputs[0] = self._rounded(layer.data, grid)
                 inputs[1] = self._weight(layer)
-                if layer.bias in self._initializers:
+                if layer.bias in self._initializers and id(node) in self._whole:
                     inputs[2] = self._bias(layer, grid)
             for i, name in enumerate(inputs):
                 wanted = self.values.get((node.output[0], name)) if node.output else None

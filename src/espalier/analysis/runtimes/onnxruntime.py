@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from espalier.analysis.runtime import RUNTIMES, Call, Runtime
-from espalier.errors import InvalidArgument, MissingDependency
+from espalier.errors import InvalidArgument
 from espalier.export.onnx_graph import trace
+from espalier.export.onnx_session import session
 
 
 @RUNTIMES.register("onnxruntime")
@@ -20,20 +21,9 @@ class OnnxRuntime(Runtime):
     """The model exported to ONNX, with all of the runtime's graph optimisations."""
 
     def prepare(self, model: nn.Module, inputs: Sequence[Any]) -> Call:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingDependency(
-                "ONNX Runtime is not installed: pip install 'espalier[onnx]'"
-            ) from None
         if any(x.device.type != "cpu" for x in inputs if torch.is_tensor(x)):
             raise InvalidArgument("ONNX Runtime is timed on the CPU only")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            trace(model, inputs), options, providers=["CPUExecutionProvider"]
-        )
-        names = [given.name for given in session.get_inputs()]
+        run = session(trace(model, inputs))
+        names = [given.name for given in run.get_inputs()]
         feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return lambda: session.run(None, feed)
+        return lambda: run.run(None, feed)
