@@ -53,6 +53,13 @@ def check_bits(value: object) -> int:
     raise InvalidArgument(f"bits must be an integer from 1 to 16, not {value!r}")
 
 
+def check_fixed_bits(value: object, what: str = "bits of fixed point") -> int:
+    """``value`` as bits of fixed point: an integer from 2 to 16."""
+    if not isinstance(value, bool) and isinstance(value, Integral) and 2 <= int(value) <= 16:
+        return int(value)
+    raise InvalidArgument(f"{what} must be an integer from 2 to 16, not {value!r}")
+
+
 def check_lambda(value: object) -> float:
     """``value`` as a Lagrange multiplier: a finite number above 0."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:

@@ -84,6 +84,47 @@ def test_other_formats(espalier, checkpoint, tmp_path, suffix):
             assert np.array_equal(first.tensor(name).dense(), second.tensor(name).dense())
 
 
+def test_fixed_point_binary_and_ternary(espalier, checkpoint, tensors, tmp_path):
+    esp = tmp_path / "net.esp"
+    done = espalier(
+        *("compress", checkpoint, "-o", esp, "--json", "--bits", "6,half=none"),
+        *("--quantizer", "fixed,fc1*=ternary,embed=kmeans"),
+    )
+    assert done.status == 0, done
+    rows = {row["name"]: row for row in json.loads(done.out)["tensors"]}
+    assert rows["conv1.weight"]["values"] == 63
+    assert rows["fc1.weight"]["values"] == 3
+    with Reader(esp) as reader:
+        kinds = {name: reader.entry(name).kind for name in ("conv1.weight", "fc1.weight")}
+        assert kinds == {"conv1.weight": "fixed point", "fc1.weight": "fixed point"}
+        conv = reader.tensor("conv1.weight")
+        assert conv.axis == 0
+        error = np.abs(conv.dense() - tensors["conv1.weight"])
+        assert error.max() <= conv.scales.max() * 1.01 or error.mean() < conv.scales.max() / 2
+        assert len(np.unique(np.abs(reader.tensor("fc1.weight").dense()[0]))) == 2
+    assert espalier("verify", esp, "--against", checkpoint, "-q").status == 0
+    assert "fixed point" in espalier("inspect", esp).out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (("--quantizer", "fixt"), 2, "no method is called 'fixt'"),
+        (("--quantizer", "fixed", "--bits", "1"), 1, "must be an integer from 2 to 16, not 1"),
+        (("--quantizer", "fixed", "--lossless"), 2, "--quantizer excludes"),
+        (("--quantizer", "fixed", "--lambda", "0.01"), 2, "--quantizer excludes"),
+        (("--group-size", "8"), 2, "--group-size needs --quantizer"),
+        (("--quantizer", "fixed", "--group-size", "5"), 1, "cannot be divided into groups of 5"),
+    ],
+)
+def test_quantizers_that_cannot_be(espalier, checkpoint, tmp_path, options, status, said):
+    done = espalier("compress", checkpoint, "-o", tmp_path / "net.esp", *options)
+    assert done.status == status, done
+    assert said in " ".join(done.err.split())
+    assert done.err.count("\n") <= 3
+    assert not (tmp_path / "net.esp").exists()
+
+
 def test_density_and_bits_by_kind_and_pattern(espalier, checkpoint, tensors, tmp_path):
     esp = tmp_path / "net.esp"
     done = espalier(

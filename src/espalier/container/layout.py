@@ -430,7 +430,7 @@ def encode_directory(
 def decode_directory(data: bytes) -> Directory:
     """Read a whole directory, whose checksum has been verified."""
     cursor = Cursor(data)
-    _check_features(cursor)
+    features = _check_features(cursor)
     # An entry has at least 2 bytes of name, kind and the index of an original.
     number = cursor.varint("number of entries", len(data) // 4)
     entries: list[Entry] = []
@@ -461,6 +461,8 @@ def decode_directory(data: bytes) -> Directory:
             aliases = _decode_aliases(Cursor(payload), names, entries, tensors)
         elif section == METADATA:
             metadata = _decode_metadata(payload)
+    if GRID not in features and any(entry.kind in ON_GRID for entry in entries):
+        raise CorruptFile(f"there are fixed-point tensors, and the file does not need {GRID!r}")
     whole = {name: tuple(pieces) for name, pieces in files.items()}
     packed = _unpacked(entries)
     return Directory(tuple(entries), tensors, whole, packed, aliases, metadata, offset)
@@ -505,11 +507,14 @@ def _add_piece(files: dict[str, list[Entry]], piece: Entry, last: Entry | None) 
         raise CorruptFile(f"the pieces of the file {piece.name!r} do not follow each other")
 
 
-def _check_features(cursor: Cursor) -> None:
+def _check_features(cursor: Cursor) -> list[str]:
+    """The features that a file needs; UnsupportedVersion where one is not known."""
+    needed: list[str] = []
     missing: list[str] = []
     for _ in range(cursor.varint("number of required features", 255)):
         name = bytes(cursor.take(cursor.varint("feature name", 255), "feature name"))
         text = name.decode("ascii", "backslashreplace")
+        needed.append(text)
         if text not in FEATURES:
             missing.append(text)
     if missing:
@@ -517,6 +522,7 @@ def _check_features(cursor: Cursor) -> None:
             f"the file needs {', '.join(map(repr, missing))}, which this version of Espalier "
             "does not know; a newer one may"
         )
+    return needed
 
 
 def _decode_aliases(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from espalier.errors import InvalidArgument
 from espalier.grids.calibration import Range
 from espalier.modes import evaluating
-from espalier.options import Lookup
+from espalier.options import Lookup, check_fixed_bits
 from espalier.quantized_inputs import InputGrid, remove_input_grids, set_input_grids
 from espalier.targets import unwrap
 
@@ -35,25 +36,21 @@ class Seen:
             self.values.append(torch.cat([flat[:: -(-flat.numel() // SEEN)], ends]).float().cpu())
 
 
-@torch.no_grad()
-def calibrate_inputs(
+def input_ranges(
     model: nn.Module,
     bits: int | Mapping[str, int | None],
-    batches: list[Any],
     weights: list[str],
     options: Mapping[str, Any],
-) -> dict[str, InputGrid]:
-    """Quantize what enters the layers of these weights; returns the grids.
+) -> dict[str, Range]:
+    """The numbers that the inputs of each layer shall have, by the layer's name.
 
     Parameters
     ----------
     model : nn.Module
-        Gets a quantizer before each of the layers; any that were there before go.
     bits : int or mapping
-        By ``"*"`` and by name pattern of the layers.
-    batches : list of inputs, or of (inputs, targets)
+        By ``"*"``, by kind and by name pattern of the layers.
     weights : list of str
-        Names of weights that are quantized.
+        Names of the weights that are quantized.
     options : mapping
         As of :func:`espalier.quantize`.
     """
@@ -65,13 +62,22 @@ def calibrate_inputs(
     modules = dict(unwrap(model).named_modules())
     layers = [name.rpartition(".")[0] for name in weights]
     layers = [name for name in layers if isinstance(modules[name], _LAYERS)]
-    widths = Lookup(bits, "activations", _check_bits).resolve(
+    widths = Lookup(bits, "activations", partial(check_fixed_bits, what="activations")).resolve(
         [((name, f"{name}.weight"), _kind(modules[name])) for name in layers]
     )
-    wanted = {name: b for name, b in zip(layers, widths, strict=True) if b is not None}
-    ranges = {name: range_of(b, options) for name, b in wanted.items()}
+    return {n: range_of(b, options) for n, b in zip(layers, widths, strict=True) if b is not None}
+
+
+@torch.no_grad()
+def calibrate_inputs(
+    model: nn.Module, ranges: Mapping[str, Range], batches: list[Any]
+) -> dict[str, InputGrid]:
+    """Quantize what enters these layers, as ``batches`` show it; returns the grids.
+
+    Any quantizers of inputs that were there before go.
+    """
     remove_input_grids(model)
-    seen = _look(model, list(wanted), batches)
+    seen = _look(model, list(ranges), batches)
     grids = {name: grid_of(ranges[name], found) for name, found in seen.items()}
     set_input_grids(model, grids)
     return grids
@@ -84,18 +90,9 @@ def _kind(module: nn.Module) -> str:
     return "linear" if isinstance(module, nn.Linear) else "conv"
 
 
-def _check_bits(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 16:
-        return value
-    raise InvalidArgument(f"activations must be an integer from 2 to 16, not {value!r}")
-
-
 def range_of(bits: int, options: Mapping[str, Any]) -> Range:
-    how: dict[str, Any] = {
-        "symmetric": False,
-        "calibration": "percentile",
-        "percentile": 99.99,
-    } | dict(options)
+    """The numbers of activations of so many bits, and how their scale is found."""
+    how: dict[str, Any] = {"symmetric": False} | dict(options)
     half = 1 << (bits - 1)
     low, high = (1 - half, half - 1) if how["symmetric"] else (0, 2 * half - 1)
     return Range(low, high, **how)

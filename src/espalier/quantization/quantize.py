@@ -13,9 +13,10 @@ from torch import nn
 from espalier.errors import InvalidArgument
 from espalier.fixed_point import to_groups
 from espalier.grids import GRIDS, Grid, blocks_of, check_method, check_precision
-from espalier.options import Lookup, named
+from espalier.grids.calibration import Range
+from espalier.options import Lookup, check_fixed_bits, named
 from espalier.parametrization import mask_of, set_grid
-from espalier.quantization.activations import calibrate_inputs
+from espalier.quantization.activations import calibrate_inputs, input_ranges
 from espalier.quantization.norms import move_norms, reestimate_batchnorm
 from espalier.quantized_inputs import InputGrid
 from espalier.quantized_weight import QuantizedWeight
@@ -106,8 +107,8 @@ def quantize(
         Bits, 2 to 16, that the inputs of quantized layers are rounded to, as an integer runtime
         does; as the accuracy of the network then is, so it will be there. Needs ``batches``.
     activation_options : mapping, optional
-        ``symmetric`` (False), ``power_of_two``, ``calibration`` (``"percentile"``), ``percentile``
-        (99.99): as for ``"fixed"``.
+        ``symmetric`` (False), ``power_of_two``, ``calibration``, ``percentile``: as for
+        ``"fixed"``.
     **options
         Of the method. ``"fixed"``: ``symmetric`` (True), ``power_of_two`` (False), ``calibration``
         (``"mse"``, ``"minmax"`` or ``"percentile"``), ``percentile`` (99.9), ``train_scale``
@@ -140,15 +141,16 @@ def quantize(
     seen = None if batches is None else list(batches)
     if activations is not None and not seen:
         raise InvalidArgument("activations: batches are needed to see their ranges")
+    ranges: dict[str, Range] = {}
+    if activations is not None:
+        names = [target.name for target, _ in work]
+        ranges = input_ranges(model, activations, names, activation_options or {})
     made = [(target, *_on_grid(target, grid, granularity, group_size)) for target, grid in work]
     original = copy.deepcopy(model) if seen and correct_bias else None
     layers = tuple(_put(target, quantized, lost) for target, quantized, lost in made)
     if original is not None and seen:
         _correct(model, original, seen, [target for target, *_ in made])
-    inputs: dict[str, InputGrid] = {}
-    if activations is not None and seen:
-        names = [target.name for target, *_ in made]
-        inputs = calibrate_inputs(model, activations, seen, names, activation_options or {})
+    inputs = calibrate_inputs(model, ranges, seen) if ranges and seen else {}
     return QuantizeReport(layers, tuple(skipped), inputs)
 
 
@@ -186,13 +188,6 @@ def _plan(
             own["bits"] = width
         work.append((target, GRIDS.make(name, **own)))
     return work, skipped
-
-
-def check_fixed_bits(value: object) -> int:
-    """``value`` as bits of fixed point: an integer from 2 to 16."""
-    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 16:
-        return value
-    raise InvalidArgument(f"bits of fixed point must be an integer from 2 to 16, not {value!r}")
 
 
 def _known(cls: type[Grid], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,4 +279,4 @@ def _correct(
     reestimate_batchnorm(model, batches, like=original)
 
 
-__all__ = ["GridWeight", "QuantizeReport", "check_fixed_bits", "quantize"]
+__all__ = ["GridWeight", "QuantizeReport", "quantize"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from espalier.errors import InvalidArgument
 from espalier.grids.calibration import Range
 from espalier.grids.grid import GRIDS, Grid, Groups
+from espalier.options import check_fixed_bits
 
 
 @GRIDS.register("fixed")
@@ -49,8 +50,7 @@ class Fixed(Grid):
     train_scale: bool = False
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 16:
-            raise InvalidArgument(f"bits of fixed point must be within 2 and 16, not {self.bits}")
+        check_fixed_bits(self.bits)
         if self.train_scale and self.power_of_two:
             raise InvalidArgument("train_scale: powers of two do not learn")
         self._range()
@@ -74,8 +74,11 @@ class Fixed(Grid):
 
     def round(self, values: Groups, kept: Groups, scales: Groups, zeros: Groups) -> Groups:
         first, stride, levels = self.numbers
-        nearest = ((values / scales + zeros - first) / stride).round().clip(0, levels - 1)
-        return nearest * stride + first
+        last = first + stride * (levels - 1)
+        if stride == 1:  # ties of the quotient to even, as ONNX has it
+            return ((values / scales).round() + zeros).clip(first, last)
+        codes = ((values / scales + zeros - first) / stride).round().clip(0, levels - 1)
+        return codes * stride + first
 
     def bounds(self, scales: Groups, zeros: Groups) -> tuple[Groups, Groups]:
         first, stride, levels = self.numbers
