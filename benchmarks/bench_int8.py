@@ -2,12 +2,12 @@
 
     python benchmarks/bench_int8.py
 
-Writes ``benchmarks/results/int8.json``. Weights are random: times do not depend on them. Batch
-norms are folded, weights have 8 bits for each output channel, activations 8 bits. ``layers``: only
-what enters the layers is rounded; ``throughout``: sums and concatenations too. The ratio is the
-float network's time by the integers': above 1 the integers are faster. Both are the files that
-``espalier.export_onnx`` writes, with all graph optimisations of the runtime. Networks not
-asked for stay.
+Writes ``benchmarks/results/int8.json``, and a table beside it. Weights are random: times do not
+depend on them. Batch norms are folded, weights have 8 bits for each output channel, activations 8
+bits. ``layers``: only what enters the layers is rounded; ``throughout``: sums and concatenations
+too. The ratio is the float network's time by the integers': above 1 the integers are faster. Both
+are the files that ``espalier.export_onnx`` writes, with all graph optimisations of the runtime.
+Networks that are not asked for stay.
 """
 
 from __future__ import annotations
@@ -97,6 +97,24 @@ def one(name: str, batches: list[int], repeats: int, seconds: float) -> dict[str
     }
 
 
+def table(networks: list[dict[str, Any]]) -> str:
+    """All ratios in Markdown, with quartiles."""
+    lines = ["| network | batch | float, ms | only layers in int8 | int8 throughout | bytes |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for network in networks:
+        share = network["file_bytes"]["throughout"] / network["file_bytes"]["float"]
+        for batch in sorted({row["batch"] for row in network["rows"]}):
+            rows = {row["kind"]: row for row in network["rows"] if row["batch"] == batch}
+            ratios = [
+                "{median:.2f}x ({low:.2f} to {high:.2f})".format(**rows[kind]["ratio"])
+                for kind in ("layers", "throughout")
+            ]
+            ms = rows["throughout"]["first"]["median"]
+            cells = [network["network"], str(batch), f"{ms:.3f}", *ratios, f"{share:.0%}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--networks", nargs="+", default=list(SHAPES), choices=list(SHAPES))
@@ -113,6 +131,7 @@ def main() -> None:
         networks[name] = one(name, arguments.batches, arguments.repeats, arguments.seconds)
         results = {"networks": [networks[n] for n in SHAPES if n in networks]}
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(table(results["networks"]))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,12 @@ def test_a_file_of_weights_that_is_not_whole(tmp_path):
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(CorruptFile, match=r"x\.mlpackage"):
         read_weights(path)
+    (path / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"\x08")
+    with pytest.raises(CorruptFile, match="cannot be parsed"):
+        read_weights(path)
+    (path / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"")
+    with pytest.raises(InvalidArgument, match="no ML Program"):
+        read_weights(path)
     with pytest.raises(InvalidArgument, match="no Core ML package"):
         read_weights(tmp_path)
 

@@ -11,7 +11,7 @@ import espalier
 from espalier.container import Reader
 from espalier.errors import InvalidArgument
 from espalier.export.onnx import convert_graph
-from espalier.quantized_inputs import input_grids
+from espalier.quantized_inputs import input_grids, set_input_grids
 from espalier.torch_io import read_model
 
 onnx = pytest.importorskip("onnx")
@@ -154,6 +154,27 @@ def test_a_linear_layer_of_three_dimensions(tmp_path):
         torch.testing.assert_close(torch.from_numpy(outputs(tmp_path / "x.onnx", x)), model(x))
     held = [tensor.name for tensor in onnx.load(tmp_path / "x.onnx").graph.initializer]
     assert "fc.weight" not in held
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(3 * torch.relu(self.a(x)))
+
+
+def test_tied_weights_with_inputs_in_two_ways_are_refused(tmp_path):
+    model, x = Tied(), torch.randn(4, 16)
+    espalier.quantize(model, bits=8, activations=8, batches=[x])
+    grids = input_grids(model)
+    with pytest.raises(InvalidArgument, match=r"a\.weight and b\.weight are one weight"):
+        espalier.export_onnx(model, x, tmp_path / "x.onnx", weights="int8")
+    set_input_grids(model, {"a": grids["a"], "b": grids["a"]})
+    found = espalier.export_onnx(model, x, tmp_path / "x.onnx", weights="int8")
+    assert found.forms == {"a.weight": "int8"}
 
 
 def test_weights_that_are_not_quantized_keep_their_codebooks(tmp_path):

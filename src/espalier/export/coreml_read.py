@@ -47,6 +47,7 @@ class _Package:
     def __init__(self, path: Path) -> None:
         try:
             from coremltools.proto import Model_pb2
+            from google.protobuf.message import DecodeError
         except ImportError:
             raise MissingDependency(
                 "to read Core ML takes the package coremltools: pip install 'espalier[coreml]'"
@@ -55,7 +56,12 @@ class _Package:
         if not (data / "model.mlmodel").is_file():
             raise InvalidArgument(f"{path}: is no Core ML package")
         model = Model_pb2.Model()
-        model.ParseFromString((data / "model.mlmodel").read_bytes())
+        try:
+            model.ParseFromString((data / "model.mlmodel").read_bytes())
+        except DecodeError:
+            raise CorruptFile(f"{path}: its model.mlmodel cannot be parsed") from None
+        if "main" not in model.mlProgram.functions:
+            raise InvalidArgument(f"{path}: holds no ML Program")
         function = model.mlProgram.functions["main"]
         self.path = path
         self.block = function.block_specializations[function.opset]

@@ -22,7 +22,7 @@ from espalier.export.onnx_weights import compress_weights
 from espalier.interop import content_of
 from espalier.interop.onnx_file import MAX_BYTES, ONNX, Onnx, parse
 from espalier.parametrization import finalize
-from espalier.quantized_inputs import input_grids
+from espalier.quantized_inputs import InputGrid, input_grids
 from espalier.state import CompressedTensor
 from espalier.targets import unwrap
 from espalier.torch_io import read_model
@@ -114,13 +114,25 @@ def export_onnx(
     """
     check_weights(weights)
     plain, example = plain_copy(model, inputs)
-    tensors = read_model(model).tensors
-    grids = {f"{layer}.weight": grid for layer, grid in input_grids(model).items()}
+    found = read_model(model)
+    tensors, grids = found.tensors, _grids(model, found.aliases)
     if batches is not None and weights != "int8":
         raise InvalidArgument(f"batches are for weights='int8', not {weights!r}")
     graph = parse(trace_by_name(plain, example, dynamic_batch=dynamic_batch), path)
     forms = to_int8(graph, tensors, grids, batches) if weights == "int8" else {}
     return write_onnx(graph, tensors, path, forms, weights=weights, force=force)
+
+
+def _grids(model: nn.Module, aliases: Mapping[str, str]) -> dict[str, InputGrid]:
+    """What enters the layer of each weight."""
+    grids = {f"{layer}.weight": grid for layer, grid in input_grids(model).items()}
+    for alias, name in aliases.items():
+        if grids.get(alias) != grids.get(name):
+            raise InvalidArgument(
+                f"{name} and {alias} are one weight, and what enters their layers is not quantized "
+                "alike; in ONNX layers are told apart by the weight"
+            )
+    return grids
 
 
 def plain_copy(model: nn.Module, inputs: Any) -> tuple[nn.Module, list[Any]]:
