@@ -264,6 +264,41 @@ def measured(part: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def shown(spread: dict[str, float] | None) -> str:
+    return "" if spread is None else f"{spread['median']:.2f}x"
+
+
+def table(results: dict[str, Any], threads: int) -> str:
+    """The results of so many threads as tables of Markdown."""
+
+    def rows(part: str) -> list[dict[str, Any]]:
+        found = results.get(part, {"rows": []})["rows"]
+        return [row for row in found if row["threads"] == threads]
+
+    ways = (PACKED, SKIPPING, "torch.sparse_csr", "scipy.sparse.csr")
+    lines = [line("layer", "kept", "batch", "dense, ms", *ways), line(*["---"] * 8)]
+    for row in rows("linear"):
+        dense = row["ways"][PACKED]["first"]["median"]
+        ratios = [shown(row["ways"].get(way, {}).get("ratio")) for way in ways]
+        kept = f"{100 * row['density']:.0f}%"
+        lines.append(line(row["layer"], kept, row["batch"], f"{dense:.2f}", *ratios))
+    lines += ["", line("layer", "kept", "batch", "dense, ms", PACKED), line(*["---"] * 5)]
+    for row in rows("convolutions"):
+        kept, dense = f"{100 * row['density']:.0f}%", f"{row['first']['median']:.2f}"
+        lines.append(line(row["layer"], kept, row["batch"], dense, shown(row["ratio"])))
+    lines += ["", line("network", "batch", "ms", "accelerated", "weights, MB"), line(*["---"] * 5)]
+    for row in rows("networks"):
+        size = f"{row['dense_bytes'] / 1e6:.2f} → {row['weight_bytes'] / 1e6:.2f}"
+        for time in row["times"]:
+            before = f"{time['first']['median']:.2f}"
+            lines.append(line(row["network"], time["batch"], before, shown(time["ratio"]), size))
+    return "\n".join(lines)
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -276,9 +311,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json"
     )
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.table:
+        print(*(table(results, n) for n in arguments.threads), sep="\n\n")
+        return
     for part in arguments.parts:
         results[part] = {"rows": measured(part, arguments), "machine": machine()}
         results = {name: results[name] for name in parts if name in results}

@@ -44,6 +44,27 @@ def test_a_table_and_json_have_the_same_rows(espalier, project):
     assert "Medians, cpu, 1 threads" in shown.out
 
 
+def test_sparse_layers_run_from_their_codes(espalier, project):
+    (project / "mine.py").write_text(
+        "from torch import nn\n\ndef network():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 1024))\n"
+    )
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1024))
+    save(model, 0.02, project / "small.esp")
+    options = (*COMMON, "--runtimes", "packed", "--batches", "1", "--repeats", 15)
+    done = espalier(*options, "--input-shape", "1,32,32", "--json", cwd=project)
+    assert done.status == 0, done
+    (row,) = json.loads(done.out)["rows"]
+    assert (row["runtime"], row["note"]) == ("packed", "")
+    assert row["verdict"] in VERDICTS
+
+
+def save(model, density, path):
+    espalier.prune(model, density=density)
+    espalier.save(model, path)
+
+
 def test_bad_input_is_said_in_one_line(fails, project):
     def line(*args, status=1):
         return fails(*COMMON, *args, "-q", cwd=project, status=status)

@@ -273,6 +273,32 @@ def test_tied_weights_are_packed_once(clock):
         torch.testing.assert_close(model(x), before)
 
 
+class Language(nn.Module):
+    """An embedding whose weight is that of the last layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 64)
+        self.head = nn.Linear(64, 100)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.head(self.embedding(x))
+
+
+def test_a_weight_that_an_embedding_shares_is_packed_for_the_layer(clock):
+    model, x = Language().eval(), torch.arange(5)[None]
+    espalier.prune(model, {"head": 0.2})
+    with torch.no_grad():
+        before = model(x)
+    report = espalier.accelerate(model, x, batches=[1])
+    assert [row.name for row in report.layers] == ["head"]
+    assert type(model.embedding) is nn.Embedding
+    assert report.weight_bytes == report.dense_bytes + report.layers[0].weight_bytes
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), before)
+
+
 def test_inference_only(clock):
     model = network()
     espalier.accelerate(model, IMAGES, batches=[1])

@@ -25,8 +25,8 @@ from espalier.targets import Skipped, unwrap
 from espalier.timing import Clock, compare
 
 PREFERENCES = ("time", "memory")
-_SLOWEST = 1.05
-"""How many times as long as the dense network the result may take."""
+_SLOWEST = 1.02
+"""How many times as long the network may be measured to take, so that 1.05 holds after noise."""
 _REPEATS, _WARMUP, _SECONDS = 15, 1, 2.0
 
 

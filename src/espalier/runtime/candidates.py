@@ -36,6 +36,8 @@ DENSEST = 0.5
 """Above this density no sparse kernel is faster than a dense one."""
 
 _REPEATS, _WARMUP, _SECONDS = 15, 1, 0.5
+_WORTH_IT = 1.03
+"""How much faster than dense a form must be to be chosen: less may be noise."""
 _WORTH_ITS_MEMORY = 1.1
 """How much faster than packed another form must be to be held."""
 _ZEROS = 0.25
@@ -136,11 +138,14 @@ def find_candidates(
     found: list[Candidate] = []
     skipped: list[Skipped] = []
     for target in find_targets(model):
-        if target.kind not in ("linear", "conv"):
+        # Of an embedding, say, that shares its weight with a layer, the layer alone.
+        sites = [s for s in target.sites if _plain_type(s.module) in LAYERS]
+        if not any(site.attribute == "weight" for site in sites):
+            skipped += [one for one in _not_made(model, target) if one not in skipped]
             continue
         packed: PackedMatrix | None = None
-        for module in dict.fromkeys(site.module for site in target.sites):
-            names = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
+        for module in dict.fromkeys(site.module for site in sites):
+            names = _names(model, module)
             called = next((name for name in names if name in shapes), "")
             why = _obstacle(target, module, names, called)
             if not why:
@@ -156,9 +161,19 @@ def find_candidates(
     return found, skipped
 
 
+def _names(model: nn.Module, module: nn.Module) -> list[str]:
+    return [name for name, m in model.named_modules(remove_duplicate=False) if m is module]
+
+
+def _not_made(model: nn.Module, target: Target) -> Iterator[Skipped]:
+    """A layer of another kind, if it is one that multiplies by a matrix."""
+    if target.kind in ("linear", "conv"):
+        module = target.sites[0].module
+        kind = _plain_type(module).__name__
+        yield Skipped(_names(model, module)[0], f"a {kind} is run dense")
+
+
 def _obstacle(target: Target, module: nn.Module, names: list[str], called: str) -> str:
-    if _plain_type(module) not in LAYERS:
-        return f"a {_plain_type(module).__name__} is run dense"
     if "" in names:
         return "is the whole model: there is nothing to put another layer into"
     if target.obstacle:
@@ -213,7 +228,7 @@ def measured(candidate: Candidate, batch: int, prefer: str, expand: bool) -> Cho
         ms[other] = found.second
         if found.ratio.median > margin * ratio:
             form, ratio = other, found.ratio.median
-    if ratio < 1:
+    if ratio < _WORTH_IT:
         form, ratio = DENSE, 1.0
     return Choice(batch, form, first.first, ms, ratio)
 
