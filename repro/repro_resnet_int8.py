@@ -1,4 +1,4 @@
-"""ResNet-20 for CIFAR-10 in 8 bits, weights for each output channel, after training and without any.
+"""ResNet-20 for CIFAR-10 in 8 bits: weights for each channel, and activations, without retraining.
 
     python repro/repro_resnet_int8.py
 

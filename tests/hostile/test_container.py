@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from espalier.container import Reader, Writer, layout, read
-from espalier.container.reader import decode_dense, decode_parts, decode_tensor
+from espalier.container.chunks import decode_dense, decode_parts, decode_tensor
 from espalier.entropy.cursor import varint
 from espalier.errors import CorruptFile, FormatError, TruncatedFile, UnsupportedVersion
 from espalier.state import Codebook, Dense, Sparse, SparseCodebook

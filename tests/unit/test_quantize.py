@@ -365,7 +365,7 @@ def test_the_gradient_of_inputs_goes_straight_through_within_the_range():
         ({"bits": 8, "train_scale": True, "power_of_two": True}, "powers of two do not learn"),
         ({"bits": 8, "method": "binary"}, "bits are of fixed point, and the method is binary"),
         ({"method": "ternary", "threshold": -1}, "threshold must be 0 or more"),
-        ({"method": "binary_connect", "size": 0}, "size must be glorot or one, or a number above"),
+        ({"method": "binary_connect", "size": 0}, "size must be rms or one, or a number above"),
         ({"method": "numbers"}, "'numbers' is what a file holds"),
         ({"activations": 8}, "batches are needed"),
         ({"activations": 1, "batches": [images()]}, "activations must be an integer from 2 to 16"),

@@ -15,8 +15,10 @@ import numpy as np
 from espalier.container import layout
 from espalier.container.atomic import atomic_write
 from espalier.container.checksum import crc32
+from espalier.container.directory import encode_directory
 from espalier.container.layout import Entry, Numbers, StreamEntry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
+from espalier.container.names import Names, check_name
 from espalier.entropy.choice import AUTO, Coders, coders_for
 from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.codes import encode_codes
@@ -194,7 +196,7 @@ class Writer:
         self._file: BinaryIO | None = None
         self._stack = contextlib.ExitStack()
         self._entries: list[bytes] = []
-        self._names = layout.Names()
+        self._names = Names()
         self._indices: dict[str, int] = {}
         self._known: dict[tuple[Entry, bytes], int] = {}
         self._packs: dict[str, list[_Member]] = {}
@@ -246,7 +248,7 @@ class Writer:
     def add(self, name: str, tensor: CompressedTensor) -> None:
         """Write a tensor."""
         self._check_name(name)
-        layout.check_name(name)
+        check_name(name)
         try:
             encoded = self.encode(tensor)
         except InvalidArgument as error:
@@ -287,7 +289,7 @@ class Writer:
     def put(self, name: str, encoded: Encoded) -> None:
         """Write a tensor that :meth:`encode` made."""
         self._check_name(name)
-        layout.check_name(name)
+        check_name(name)
         known = encoded.entry, encoded.digest
         self._indices[name] = len(self._entries)
         index = self._known.setdefault(known, len(self._entries))
@@ -348,7 +350,7 @@ class Writer:
         """
         if name in self._files:
             raise InvalidArgument(f"two files are called {name!r}")
-        layout.check_name(name, "file")
+        check_name(name, "file")
         size = total = 0
         for piece in _pieces(data):
             stream = encode_file(piece, self._coders)
@@ -374,7 +376,7 @@ class Writer:
         self._check_name(name)
         if of not in self._rows:
             raise InvalidArgument(f"alias {name!r} names {of!r}, which is not there")
-        layout.check_name(name, "alias")
+        check_name(name, "alias")
         self._aliases[name] = of
 
     @property
@@ -387,7 +389,7 @@ class Writer:
         for dtype in list(self._packs):
             self._write_pack(dtype)
         aliases = {alias: self._indices[name] for alias, name in self._aliases.items()}
-        directory = layout.encode_directory(
+        directory = encode_directory(
             self._entries, self._names, aliases, self.metadata, sorted(self._features)
         )
         if len(directory) >= 1 << 32:

@@ -247,7 +247,7 @@ class Quantize(Strict):
     calibration: Literal["mse", "minmax", "percentile"] | None = None
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
     train_scale: bool | None = None
-    size: Literal["glorot", "one"] | _Positive | None = None
+    size: Literal["rms", "one"] | _Positive | None = None
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     correct_bias: bool = True
     activations: _FixedBits | dict[str, _FixedBits | None] | None = None

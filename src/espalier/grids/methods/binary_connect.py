@@ -9,7 +9,7 @@ import numpy as np
 from espalier.errors import InvalidArgument
 from espalier.grids.grid import GRIDS, Grid, Groups, signs
 
-SCALES = ("glorot", "one")
+SIZES = ("rms", "one")
 
 
 @GRIDS.register("binary_connect")
@@ -19,10 +19,10 @@ class BinaryConnect(Grid):
 
     Parameters
     ----------
-    size : {"glorot", "one"} or float
-        H. ``"one"`` is the paper's, and wants batch norms behind the layers; ``"glorot"`` is that
-        of the authors' program, sqrt(1.5 / (inputs + outputs)) for each layer, taken here as
-        the root mean square of the weights as they are.
+    size : {"rms", "one"} or float
+        H. ``"one"`` is the paper's, and wants batch norms behind the layers; ``"rms"``, the root
+        mean square of the weights as they are, does not. (The authors' program has a bound by
+        Glorot's rule, which is about that of weights that were drawn by it.)
 
     Notes
     -----
@@ -31,15 +31,15 @@ class BinaryConnect(Grid):
     do. Signs are deterministic, as in the paper's runs at test time.
     """
 
-    size: str | float = "glorot"
+    size: str | float = "rms"
 
     keeps_ends = True
 
     def __post_init__(self) -> None:
         number = isinstance(self.size, int | float) and not isinstance(self.size, bool)
-        if self.size not in SCALES and not (number and 0 < float(self.size) < float("inf")):
+        if self.size not in SIZES and not (number and 0 < float(self.size) < float("inf")):
             raise InvalidArgument(
-                f"size must be {' or '.join(SCALES)}, or a number above 0, not {self.size!r}"
+                f"size must be {' or '.join(SIZES)}, or a number above 0, not {self.size!r}"
             )
 
     @property
