@@ -74,6 +74,33 @@ def test_any_codebook_and_mask(tmp_path, target, bits, density):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_in_half_precision_values_are_rounded_and_codes_are_not(tmp_path, target):
+    torch.manual_seed(0)
+    model = stack(nn.Linear(48, 40), nn.ReLU(), nn.Linear(40, 24))
+    espalier.prune(model, density={"a": 0.2})
+    espalier.share(model, bits=4)
+    path = tmp_path / "x.mlpackage"
+    found = espalier.export_coreml(
+        model, torch.randn(2, 48), path, target=target, precision="float16"
+    )
+    assert set(found.forms) == {"a.weight", "c.weight"}
+    read = read_weights(path)
+    for name in "ac":
+        want = getattr(model, name).weight.detach().half().numpy()
+        assert read[f"{name}_weight"].tobytes() == want.tobytes()
+
+
+def test_in_half_precision_scales_are_rounded(tmp_path):
+    model = stack(nn.Linear(48, 40))
+    espalier.quantize(model, bits=8)
+    path = tmp_path / "x.mlpackage"
+    found = espalier.export_coreml(model, torch.randn(2, 48), path, precision="float16")
+    assert found.forms == {"a.weight": "quantized"}
+    want = model.a.weight.detach().numpy()
+    np.testing.assert_allclose(read_weights(path)["a_weight"], want, rtol=2e-3)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_exact_sparse_weights(tmp_path, target):
     model = stack(nn.Linear(48, 40))
     espalier.prune(model, density=0.1)
@@ -136,6 +163,13 @@ class Odd(nn.Module):
         (nn.Linear(5, 5), torch.randn(4, 4), "x.mlpackage", {}, "to Core ML: mat1 and mat2"),
         (nn.Linear(4, 4), torch.randn(4, 4), "x.mlmodel", {}, r"ends in \.mlpackage"),
         (nn.Linear(4, 4), torch.randn(4, 4), "x.mlpackage", {"target": "iOS15"}, "target must be"),
+        (
+            nn.Linear(4, 4),
+            torch.randn(4, 4),
+            "x.mlpackage",
+            {"precision": "half"},
+            "precision must",
+        ),
         (nn.Linear(4, 4), [3], "x.mlpackage", {}, "takes tensors as inputs"),
     ],
 )

@@ -71,6 +71,14 @@ def command(
             show_default="iOS18",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of .mlpackage: float32, or float16 for the Neural Engine.",
+            show_default="float32",
+        ),
+    ] = None,
     like: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write such a folder: its shards, config, tokenizer."),
@@ -105,7 +113,7 @@ def command(
     """
     suffix = output.suffix.lower()
     _refuse(suffix, ONNX, {"--weights": weights, "--data": data})
-    _refuse(suffix, COREML, {"--target": target})
+    _refuse(suffix, COREML, {"--target": target, "--precision": precision})
     if suffix not in (ONNX, COREML):
         given = {"--model": model, "--input-shape": input_shape, "--inputs": inputs}
         _refuse(suffix, f"{ONNX} and {COREML}", given)
@@ -121,7 +129,8 @@ def command(
         if model is None:
             raise typer.BadParameter("Core ML is made from the network in PyTorch: give --model")
         example = networks.example(input_shape, inputs)
-        found = _to_coreml(source, output, model, example, target or "iOS18", force)
+        how = {"target": target or "iOS18", "precision": precision or "float32"}
+        found = _to_coreml(source, output, model, example, how, force)
     elif suffix == ONNX and (source.suffix.lower() == ESP or model is not None):
         kind = "codebook" if weights is None else weights
         if data is not None and kind != INT8:
@@ -203,12 +212,12 @@ def _from_network(
 
 
 def _to_coreml(
-    source: Path, output: Path, model: str, example: list[Any], target: str, force: bool
+    source: Path, output: Path, model: str, example: list[Any], how: dict[str, str], force: bool
 ) -> dict[str, Any]:
     from espalier.export.coreml import export_coreml
 
     network = networks.loaded(model, source)
-    found = export_coreml(network, example, output, target=target, force=force)
+    found = export_coreml(network, example, output, force=force, **how)
     return {"weights": dict(found.forms)}
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from espalier.container import atomic_folder
 from espalier.errors import InvalidArgument, MissingDependency, first_line
-from espalier.export.coreml_weights import TARGETS, smallest
+from espalier.export.coreml_weights import FLOATS, TARGETS, halved, smallest
 from espalier.export.onnx import Exported, plain_copy
 from espalier.state import CompressedTensor, Dense
 from espalier.torch_io import read_model
@@ -35,9 +35,10 @@ def export_coreml(
     path: str | os.PathLike[str],
     *,
     target: str = "iOS18",
+    precision: str = "float32",
     force: bool = True,
 ) -> Exported:
-    """Write a network to a Core ML package (ML Program, float32), its weights as they are here.
+    """Write a network to a Core ML package (ML Program), its weights as they are here.
 
     Masks and codebooks go into the package as Core ML's own sparse and palettized weights, without
     clustering again; numbers on a grid as quantized ones. Expanded, they equal the model's weights
@@ -54,6 +55,9 @@ def export_coreml(
     target : {"iOS18", "iOS16"}
         The oldest system that is to run it. Before iOS 18 (macOS 15) a weight is sparse or
         palettized and not both, and none is quantized.
+    precision : {"float32", "float16"}
+        What the network computes in. The Neural Engine takes float16, to which codebooks, values
+        and scales are then rounded.
     force : bool
         Whether an existing package is replaced.
 
@@ -80,12 +84,23 @@ def export_coreml(
         raise InvalidArgument(f"{path}: a Core ML package ends in {SUFFIX}")
     if target not in TARGETS:
         raise InvalidArgument(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if precision not in FLOATS:
+        raise InvalidArgument(f"precision must be {' or '.join(FLOATS)}, not {precision!r}")
     plain, example = plain_copy(model, inputs)
     with _quiet():
         tools = _coremltools()
-        program = _program(tools, plain, example, target)
-        forms = _compress(program, read_model(model).tensors, target)
-        package = tools.convert(program, **_options(tools, target, tools.PassPipeline.EMPTY))
+        options = {
+            "minimum_deployment_target": getattr(tools.target, target),
+            "compute_precision": getattr(tools.precision, precision.upper()),
+            "skip_model_load": True,
+        }
+        program = _program(tools, plain, example, options)
+        tensors = {n: t for n, t in read_model(model).tensors.items() if t.dtype == "float32"}
+        if precision == "float16":
+            tensors = {name: halved(tensor) for name, tensor in tensors.items()}
+        forms = _compress(program, tensors, target)
+        none = tools.PassPipeline.EMPTY
+        package = tools.convert(program, convert_to="mlprogram", pass_pipeline=none, **options)
         with (
             atomic_folder(target_path, force=force) as folder,
             tempfile.TemporaryDirectory() as made,
@@ -119,17 +134,7 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def _options(tools: Any, target: str, passes: Any) -> dict[str, Any]:
-    return {
-        "convert_to": "mlprogram",
-        "minimum_deployment_target": getattr(tools.target, target),
-        "compute_precision": tools.precision.FLOAT32,
-        "pass_pipeline": passes,
-        "skip_model_load": True,
-    }
-
-
-def _program(tools: Any, plain: nn.Module, example: list[Any], target: str) -> Any:
+def _program(tools: Any, plain: nn.Module, example: list[Any], options: Mapping[str, Any]) -> Any:
     """The network as a program of Core ML's, with float weights."""
     if not example or not all(torch.is_tensor(x) for x in example):
         raise InvalidArgument("Core ML takes tensors as inputs, and nothing else")
@@ -141,11 +146,12 @@ def _program(tools: Any, plain: nn.Module, example: list[Any], target: str) -> A
         tools.TensorType(name=name, shape=tuple(x.shape), dtype=kind)
         for name, x, kind in zip(names, example, kinds, strict=True)
     ]
-    options = _options(tools, target, passes) | {"convert_to": "milinternal"}
     try:
         with torch.no_grad():
             traced = torch.jit.trace(plain, tuple(example))
-        return tools.convert(traced, inputs=given, **options)
+        return tools.convert(
+            traced, inputs=given, convert_to="milinternal", pass_pipeline=passes, **options
+        )
     except Exception as error:
         raise InvalidArgument(
             f"the model cannot be exported to Core ML: {first_line(error)}"
@@ -155,7 +161,7 @@ def _program(tools: Any, plain: nn.Module, example: list[Any], target: str) -> A
 def _compress(program: Any, tensors: Mapping[str, CompressedTensor], target: str) -> dict[str, str]:
     """Put compressed weights in the place of constants that equal them; which became what."""
     from coremltools.converters.mil.mil import Builder
-    from coremltools.converters.mil.mil.scope import ScopeInfo
+    from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
     by_value = {
         (tensor.shape, tensor.dense().tobytes()): name
@@ -173,7 +179,11 @@ def _compress(program: Any, tensors: Mapping[str, CompressedTensor], target: str
                 form = smallest(tensors[name], target) if name is not None else None
                 if form is None or name is None:
                     continue
-                scopes = [ScopeInfo(source=kind, data=data) for kind, data in op.scopes.items()]
+                scopes = [
+                    ScopeInfo(source=kind, data=data)
+                    for kind, data in op.scopes.items()
+                    if kind != ScopeSource.COREMLTOOLS_GRAPH_PASS  # it may hold but one name
+                ]
                 with Builder.scope(*scopes):
                     made = form.build(name=f"{op.name}_expanded", before_op=op)
                 function.replace_uses_of_var_after_op(

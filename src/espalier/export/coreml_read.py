@@ -84,7 +84,7 @@ class _Package:
             for argument in given.arguments
         }
         return {
-            name.removesuffix("_expanded"): array
+            name.removesuffix("_expanded").removesuffix("_to_fp16"): array
             for name, array in self.known.items()
             if name in taken and array.dtype.kind == "f" and array.ndim
         }
@@ -126,11 +126,12 @@ class _Package:
             dense[mask != 0] = values
             return (dense,)
         if kind == "blockwise_shift_scale":
-            numbers, scale = self._given(op, "data").astype(np.float32), self._given(op, "scale")
+            scale = self._given(op, "scale")
+            numbers = self._given(op, "data").astype(scale.dtype)
             for axis, blocks in enumerate(scale.shape):
                 scale = np.repeat(scale, numbers.shape[axis] // blocks, axis)
             if "offset" in op.inputs or "offset" in op.attributes:
-                offset = self._given(op, "offset").astype(np.float32)
+                offset = self._given(op, "offset").astype(scale.dtype)
                 for axis, blocks in enumerate(offset.shape):
                     offset = np.repeat(offset, numbers.shape[axis] // blocks, axis)
                 numbers = numbers - offset

@@ -4,7 +4,7 @@
 form                     bytes, for n weights, s of them kept                 since
 =======================  ===================================================  ==========
 ``palettized``           b n / 8: a b-bit index for each, and the codebook    iOS 16
-``sparse``               n / 8 for the mask, and 4 s                          iOS 16
+``sparse``               n / 8 for the mask, and the values                     iOS 16
 ``sparse, palettized``   n / 8 for the mask, and b s / 8                      iOS 18
 ``quantized``            n, or n / 2 up to 4 bits; a scale for each block     iOS 18
 =======================  ===================================================  ==========
@@ -16,15 +16,16 @@ network; a codebook is filled up with zeros to 2^b entries.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from espalier.fixed_point import FixedPoint, grid_shape
-from espalier.state import Array, Codebook, CompressedTensor, Sparse, SparseCodebook
+from espalier.state import Array, Codebook, CompressedTensor, Dense, Sparse, SparseCodebook
 
 TARGETS = ("iOS16", "iOS18")
+FLOATS = ("float32", "float16")
 _WIDTHS = {"iOS16": (1, 2, 4, 6, 8), "iOS18": (1, 2, 3, 4, 6, 8)}
 
 Build = Callable[..., Any]
@@ -42,11 +43,21 @@ class Form:
 
 def smallest(tensor: CompressedTensor, target: str) -> Form | None:
     """The form of ``tensor`` that takes the fewest bytes; None where none is below plain."""
-    if tensor.dtype != "float32" or not tensor.size:
+    if tensor.dtype not in FLOATS or not tensor.size:
         return None
     forms = [form for make in _FORMS for form in make(tensor, target)]
     best = min(forms, key=lambda form: form.nbytes, default=None)
     return best if best is not None and best.nbytes < tensor.nbytes else None
+
+
+def halved(tensor: CompressedTensor) -> CompressedTensor:
+    """The same in float16: values rounded, masks and codes as they are."""
+    half: dict[str, Any] = {"dtype": "float16"}
+    if isinstance(tensor, Codebook | SparseCodebook):
+        half["codebook"] = tensor.codebook.astype("<f2")
+    elif isinstance(tensor, Dense | Sparse):
+        half["values"] = tensor.values.astype("<f2")
+    return replace(tensor, **half)
 
 
 def _width(levels: int, target: str) -> int | None:
@@ -55,7 +66,7 @@ def _width(levels: int, target: str) -> int | None:
 
 
 def _filled(codebook: Array, bits: int) -> Array:
-    full = np.zeros(1 << bits, np.float32)
+    full = np.zeros(1 << bits, codebook.dtype)
     full[: codebook.size] = codebook
     return full
 
@@ -85,7 +96,7 @@ def _palettized(tensor: CompressedTensor, target: str) -> Iterator[Form]:
     elif isinstance(tensor, SparseCodebook):
         codes = np.zeros(tensor.size, np.uint16)
         codes[tensor.positions] = tensor.codes.astype(np.uint16) + np.uint16(1)
-        codebook = np.concatenate([np.zeros(1, np.float32), tensor.codebook])
+        codebook = np.concatenate([np.zeros(1, tensor.codebook.dtype), tensor.codebook])
     else:
         return
     bits = _width(codebook.size, target)
@@ -128,7 +139,7 @@ def _sparse(tensor: CompressedTensor, target: str) -> Iterator[Form]:
         places = _unsigned(mask.reshape(tensor.shape), 1)
         return Builder.constexpr_sparse_to_dense(nonzero_data=values, mask=places, **given)
 
-    yield Form("sparse", -(-tensor.size // 8) + 4 * tensor.stored, build)
+    yield Form("sparse", -(-tensor.size // 8) + values.nbytes, build)
     if isinstance(tensor, SparseCodebook):
         yield from _sparse_palettized(tensor, mask, target)
 
@@ -174,12 +185,13 @@ def _quantized(tensor: CompressedTensor, target: str) -> Iterator[Form]:
         )
         return Builder.constexpr_blockwise_shift_scale(
             data=tensor.integers().astype(kind),
-            scale=tensor.scales.astype(np.float32).reshape(grid),
+            scale=tensor.scales.astype(tensor.dtype).reshape(grid),
             **offset,
             **given,
         )
 
-    yield Form("quantized", tensor.size // (1 + few) + 4 * tensor.scales.size, build)
+    scales = tensor.scales.astype(tensor.dtype).nbytes
+    yield Form("quantized", tensor.size // (1 + few) + scales, build)
 
 
 _FORMS = (_palettized, _sparse, _quantized)
