@@ -11,9 +11,11 @@ from torch import nn
 import espalier
 from espalier.errors import InvalidArgument
 from espalier.runtime import candidates as candidates_module
+from espalier.runtime.api import _milder
 from espalier.runtime.convolution import PackedConv
 from espalier.runtime.layers import DENSE, EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
 from espalier.runtime.packed import PackedMatrix
+from espalier.runtime.report import Choice
 from espalier.runtime.threads import openmp, pool
 from espalier.timing import Comparison, Spread
 
@@ -140,6 +142,27 @@ def test_a_network_that_is_slower_as_a_whole_goes_back(clock):
     assert type(model[0]) is nn.Conv2d
 
 
+def candidate(**forms):
+    made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
+    shapes = {1: torch.Size([1, 4]), 8: torch.Size([8, 4])}
+    found = candidates_module.Candidate(
+        ("fc",), nn.Linear(4, 4), made, made.forms[PACKED], torch.ones(1, 4), shapes
+    )
+    found.settle(
+        Choice(int(batch[1:]), form, FAST, {PACKED: FAST}, 2.0) for batch, form in forms.items()
+    )
+    return found
+
+
+def test_what_is_slower_goes_back_step_by_step():
+    mixed, packed = candidate(b1=DENSE, b8=PACKED), candidate(b1=PACKED, b8=PACKED)
+    assert _milder([mixed, packed], {1}) == [packed]
+    assert _milder([packed], {1}) == [packed]
+    assert packed.made.choice == {1: DENSE, 8: PACKED}
+    assert _milder([packed], {1}) == []
+    assert _milder([mixed], {8}) == []
+
+
 def test_memory_before_time(clock):
     clock[PACKED] = 0.5
     clock["model"] = 0.5
@@ -164,9 +187,10 @@ def test_expanded_where_that_is_worth_its_memory(clock):
     assert csr.col_indices().dtype == torch.int32
     held = sum(part.nbytes for part in (csr.crow_indices(), csr.col_indices(), csr.values()))
     assert report.layers[1].weight_bytes == held
-    with torch.no_grad():
-        torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-5)
-        torch.testing.assert_close(model(IMAGES[:1]), before[:1], rtol=0, atol=1e-5)
+    for made in (model, copy.deepcopy(model)):
+        with torch.no_grad():
+            torch.testing.assert_close(made(IMAGES), before, rtol=0, atol=1e-5)
+            torch.testing.assert_close(made(IMAGES[:1]), before[:1], rtol=0, atol=1e-5)
 
 
 def test_zeros_of_the_input_are_skipped_where_that_pays(clock):
@@ -386,9 +410,16 @@ def test_either_kind_of_threads_does_all_the_work(make, monkeypatch):
 
 
 def test_a_sample_fills_any_shape():
-    made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
-    shapes = {3: torch.Size([3, 4])}
-    found = candidates_module.Candidate(
-        ("fc",), nn.Linear(4, 4), made, made.forms[PACKED], torch.arange(4.0)[None], shapes
-    )
-    assert found.input(3).tolist() == [[0, 1, 2, 3]] * 3
+    found = candidate(b8=PACKED)
+    found.sample = torch.arange(4.0)[None]
+    assert found.input(8).tolist() == [[0, 1, 2, 3]] * 8
+
+
+def test_values_that_are_not_shared_are_not_packed_densely(clock):
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300)).eval()
+    espalier.share(model, {"1": 4})
+    x = torch.ones(1, 300)
+    report = espalier.accelerate(model, x, batches=[1], prefer="memory")
+    assert [row.name for row in report.layers] == ["1"]
+    assert "share no values" in report.skipped[0].reason
+    assert report.layers[0].weight_bytes < report.layers[0].dense_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ def accelerate(
     as plain values, is replaced by one that holds a word of 16 or 32 bits for each nonzero, its
     column and its code, and computes y_i = sum_j S[I_ij] x_j from them, on as many threads as
     PyTorch has. Each is timed in turn with the dense layer, at each batch size; where that is
-    faster, the dense weight stays beside, and computes. At last the whole network is timed, and
-    goes back to dense at a batch size at which it takes more than 1.05 times as long.
+    faster, the dense weight stays beside, and computes. At last the whole network is timed; where
+    it became slower at a batch size, layers go back to dense, at that size or for good.
 
     The results are those of the dense network but for the order of additions. For inference on the
     CPU: the network is in evaluation mode afterwards, and its new layers have no parameters.
@@ -164,11 +165,7 @@ def _replaced(
     batches: Sequence[int],
     prefer: str,
 ) -> tuple[list[Candidate], tuple[ModelTime, ...]]:
-    """Put the new layers in place, but for those that make the network slower.
-
-    Where it is, layers that stay dense at that batch size go first, since to look that up takes
-    time too; then all go.
-    """
+    """Put the new layers in place, but for those that make the network slower."""
     before = _twin(model)
     chosen = [candidate for candidate in candidates if not candidate.all_dense]
     while chosen:
@@ -185,9 +182,25 @@ def _replaced(
         if prefer == "memory" or not slow:
             return chosen, times
         _put_back(model, chosen)
-        fast = [c for c in chosen if all(c.form(n) != DENSE for n in slow)]
-        chosen = fast if len(fast) < len(chosen) else []
+        chosen = _milder(chosen, slow)
     return [], ()
+
+
+def _milder(chosen: list[Candidate], slow: set[int]) -> list[Candidate]:
+    """What to try next of layers with which the network is slower at the batch sizes ``slow``.
+
+    First without those that are dense there anyway, since to look that up takes time; then with all
+    of them dense there; then none.
+    """
+    sparse = [c for c in chosen if all(c.form(n) != DENSE for n in slow)]
+    if len(sparse) < len(chosen):
+        return sparse
+    for candidate in chosen:
+        candidate.settle(
+            replace(choice, form=DENSE, ratio=1.0) if choice.batch in slow else choice
+            for choice in candidate.choices
+        )
+    return [candidate for candidate in chosen if not candidate.all_dense]
 
 
 def _put_back(model: nn.Module, candidates: Iterable[Candidate]) -> None:

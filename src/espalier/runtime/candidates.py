@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ _WORTH_IT = 1.03
 """How much faster than dense a form must be to be chosen: less may be noise."""
 _WORTH_ITS_MEMORY = 1.1
 """How much faster than packed another form must be to be held."""
+_SAMPLE = 1 << 16
 _ZEROS = 0.25
 """Share of zeros in an input from which on it may pay to skip them."""
 
@@ -59,10 +60,11 @@ class Candidate:
     shapes: dict[int, torch.Size]
     choices: tuple[Choice, ...] = ()
 
-    def settle(self, choices: Sequence[Choice]) -> None:
+    def settle(self, choices: Iterable[Choice]) -> None:
         """Let the new layer do what was measured best."""
         self.choices = tuple(choices)
-        self.made.choice = self.by_positions({choice.batch: choice.form for choice in choices})
+        forms = {choice.batch: choice.form for choice in self.choices}
+        self.made.choice = {self.made.positions(self.input(n)): forms[n] for n in forms}
 
     def form(self, batch: int) -> str:
         """What was chosen at a measured batch size."""
@@ -72,10 +74,6 @@ class Candidate:
     def all_dense(self) -> bool:
         """Whether the layer is best left alone."""
         return all(choice.form == DENSE for choice in self.choices)
-
-    def by_positions(self, forms: dict[int, str]) -> dict[int, str]:
-        """Forms by batch size as the layer looks them up."""
-        return {self.made.positions(self.input(batch)): form for batch, form in forms.items()}
 
     def input(self, batch: int) -> Tensor:
         """What the layer meets at a batch size: its shape, filled with values that it did meet."""
@@ -107,7 +105,8 @@ def look(
         def seen(_module: nn.Module, inputs: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 shapes.setdefault(name, {}).setdefault(batch, inputs[0].shape)
-                samples.setdefault(name, inputs[0].detach().clone())
+                if name not in samples:
+                    samples[name] = inputs[0].detach().clone()
 
         return seen
 
@@ -194,6 +193,8 @@ def _packed(
     density = float((weight != 0).float().mean()) if weight.numel() else 1.0
     if density > densest:
         return None, f"{100 * density:.0f}% of its weights are not zero: dense is faster"
+    if density > DENSEST and not _shared(weight):
+        return None, f"{100 * density:.0f}% of its weights are not zero, and they share no values"
     if isinstance(module, nn.Linear):
         matrix = PackedMatrix.of(weight) if shared is None else shared
         made: PackedLayer = PackedLinear(matrix, module)
@@ -202,6 +203,12 @@ def _packed(
     if made.weight_bytes > weight.nbytes:
         return None, f"packed it takes {made.weight_bytes:,} bytes, dense {weight.nbytes:,}"
     return made, ""
+
+
+def _shared(weight: Tensor) -> bool:
+    """Whether some values of ``weight`` stand for many of its elements; by a sample of them."""
+    some = weight.flatten()[:: max(1, weight.numel() // _SAMPLE)]
+    return len(some.unique()) < len(some) / 2
 
 
 def measured(candidate: Candidate, batch: int, prefer: str, expand: bool) -> Choice:

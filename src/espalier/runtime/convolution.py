@@ -79,8 +79,9 @@ class PackedConv(PackedLayer):
         plan = self._plan(x.shape)
         if plan is None:
             return self._dense(x)  # which says what is wrong
-        if plan.length > LARGEST and len(x) > 1:
-            return torch.cat([self._shifted(half) for half in x.split(-(-len(x) // 2))])
+        if plan.length > LARGEST:
+            halves = x.split(-(-len(x) // 2))
+            return self._dense(x) if len(x) == 1 else torch.cat([*map(self._shifted, halves)])
         buffer = x.new_zeros(plan.length)
         laid = buffer[: prod(plan.laid)].view(plan.laid)
         turned = x.transpose(0, 1)
@@ -177,7 +178,7 @@ def _starts(layer: PackedConv, planes: list[int], places: int) -> Tensor:
         shift = (shift[:, None] * planes[i] + taps // stride).flatten()
     channels = torch.arange(layer.in_channels)[:, None] * (prod(layer.stride) * places)
     starts = (channels + plane * places + shift).flatten()
-    return starts if int(starts.max()) > LARGEST else starts.int()
+    return starts.int() if int(starts.max()) <= LARGEST else starts
 
 
 def _copies(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -113,6 +114,14 @@ class PackedLayer(nn.Module, ABC):
             )
         return self.compute(x.detach(), self.form(self.positions(x)))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLayer:
+        """A layer with the same weights: nothing writes to them."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy({**vars(self), "forms": None}, memo))
+        twin.forms = dict(self.forms)
+        return twin
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.weight
         if self.bias is not None:
@@ -160,7 +169,7 @@ class PackedLinear(PackedLayer):
         stride = padded(n)
         if stride * self.in_features > LARGEST and n > 1:
             return torch.cat([self._tiles(half) for half in x.split(-(-n // 2))])
-        turned = F.pad(x, (0, 0, 0, stride - n)).t().contiguous()
+        turned = (F.pad(x, (0, 0, 0, stride - n)) if stride > n else x).t().contiguous()
         y = self.forms[PACKED].times_tiles(
             turned, self._starts(stride), n, self.addend, torch.get_num_threads()
         )

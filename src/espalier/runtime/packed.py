@@ -119,9 +119,6 @@ class PackedMatrix:
             layout.width,
         )
 
-    def __deepcopy__(self, _memo: Any) -> PackedMatrix:
-        return self  # nothing writes to it
-
     @property
     def nonzeros(self) -> int:
         return int(self.words.size)
