@@ -259,6 +259,39 @@ def test_mixed_precision():
     assert model[0].parametrizations.weight.original.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{"bits": 4, "activations": 8}, {"method": "binary"}, {"bits": 3, "train_scale": 1}]
+)
+def test_compiled_it_computes_the_same_in_one_graph(options):
+    model, x = network(), images()
+    espalier.prune(model, density=0.5)
+    espalier.quantize(model, batches=[x], **options)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for network_ in (model, compiled):
+        model.zero_grad()
+        network_(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert torch.equal(compiled(x), model(x))
+    torch.testing.assert_close(*gradients)
+
+
+def test_it_comes_before_distributed_training(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(network())
+        with pytest.raises(InvalidArgument, match="before wrapping the model"):
+            espalier.quantize(wrapped, bits=8)
+        model = network()
+        espalier.quantize(model, bits=8)
+        nn.parallel.DistributedDataParallel(model)(images()).sum().backward()
+        assert model[2].parametrizations.weight.original.grad is not None
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_what_was_shared_and_what_was_quantized_can_be_quantized():
     model = network()
     espalier.share(model, bits=3)

@@ -71,9 +71,9 @@ class Pruner:
         chosen, skipped = select(model, Lookup(density, "density", check_density))
         self._targets = [target for target, _ in chosen]
         self._densities = [value for _, value in chosen]
-        fast = [t.name for t in self._targets if not isinstance(current(t), Mask | None)]
-        if self.schedule.regrows and fast:
-            names = ", ".join(fast)
+        taken = [t.name for t in self._targets if not isinstance(current(t), Mask | None)]
+        if self.schedule.regrows and taken:
+            names = ", ".join(taken)
             raise InvalidArgument(f"weights that are quantized or shared cannot regrow: {names}")
         self.scope, self._batches, self._loss, self._seed = scope, batches, loss, seed
         self._skipped = tuple(skipped)

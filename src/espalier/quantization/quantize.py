@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from espalier.errors import InvalidArgument
 from espalier.fixed_point import to_groups
@@ -82,7 +83,7 @@ def quantize(
     Parameters
     ----------
     model : nn.Module
-        Changed in place.
+        Changed in place; not yet wrapped for distributed training.
     bits : int or mapping, default 8
         Of fixed point: one value, or values by ``"*"``, by kind and by name pattern, as for
         :func:`espalier.prune`.
@@ -134,6 +135,11 @@ def quantize(
     >>> report.layers[0].scales, len(model.weight[0].unique()) <= 15
     (8, True)
     """
+    if isinstance(model, DistributedDataParallel):
+        raise InvalidArgument(
+            "quantize before wrapping the model in DistributedDataParallel: scales that learn are "
+            "parameters that its buckets would not hold"
+        )
     work, skipped = _plan(model, bits, method, keep_ends, options)
     if not work:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped)
