@@ -124,6 +124,18 @@ def test_with_batches_everything_but_the_ends_is_in_integers(tmp_path):
     assert np.mean(np.abs(got - want)) < 0.02 * np.abs(want).max()
 
 
+def test_biases_of_the_model_are_whole_numbers_already():
+    model = quantized()
+    grids = input_grids(model)
+    for name, tensor in read_model(model).tensors.items():
+        layer = name.removesuffix(".weight")
+        if layer in grids:
+            steps = np.float32(grids[layer].scale) * tensor.scales
+            numbers = model.get_submodule(layer).bias.detach().numpy() / steps
+            np.testing.assert_allclose(numbers, np.rint(numbers), atol=1e-2)
+            assert np.abs(numbers).max() > 100
+
+
 def test_a_bias_is_rounded_where_the_layer_is_in_integers(tmp_path):
     model = quantized()
     biases = []

@@ -86,6 +86,25 @@ def calibrate_inputs(
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
+@torch.no_grad()
+def round_biases(model: nn.Module, grids: Mapping[str, InputGrid]) -> None:
+    """Round the biases of layers whose inputs are on these grids, as an integer runtime does.
+
+    There a bias is added to sums of products of numbers: whole numbers, at the scale of the input
+    times that of the weight.
+    """
+    modules = dict(unwrap(model).named_modules())
+    for name, grid in grids.items():
+        layer = modules[name]
+        held = layer.parametrizations.weight[0]
+        bias, scales = layer.bias, getattr(held, "scales", None)
+        if not isinstance(bias, nn.Parameter) or not isinstance(scales, Tensor):
+            continue
+        if scales.numel() in (1, bias.numel()):
+            steps = scales.flatten().float() * grid.scale
+            bias.copy_((bias / steps).round() * steps)
+
+
 def _kind(module: nn.Module) -> str:
     return "linear" if isinstance(module, nn.Linear) else "conv"
 

@@ -17,7 +17,7 @@ from espalier.grids import GRIDS, Grid, blocks_of, check_method, check_precision
 from espalier.grids.calibration import Range
 from espalier.options import Lookup, check_fixed_bits, named
 from espalier.parametrization import mask_of, set_grid
-from espalier.quantization.activations import calibrate_inputs, input_ranges
+from espalier.quantization.activations import calibrate_inputs, input_ranges, round_biases
 from espalier.quantization.norms import move_norms, reestimate_batchnorm
 from espalier.quantized_inputs import InputGrid
 from espalier.quantized_weight import QuantizedWeight
@@ -106,7 +106,8 @@ def quantize(
         section 4.2, measured as in their appendix).
     activations : int or mapping, optional
         Bits, 2 to 16, that the inputs of quantized layers are rounded to, as an integer runtime
-        does; as the accuracy of the network then is, so it will be there. Needs ``batches``.
+        does; as the accuracy of the network then is, so it will be there. Biases of those layers
+        are rounded too, to the 32 bits of such a runtime. Needs ``batches``.
     activation_options : mapping, optional
         ``symmetric`` (False), ``power_of_two``, ``calibration``, ``percentile``: as for
         ``"fixed"``.
@@ -157,6 +158,7 @@ def quantize(
     if original is not None and seen:
         _correct(model, original, seen, [target for target, *_ in made])
     inputs = calibrate_inputs(model, ranges, seen) if ranges and seen else {}
+    round_biases(model, inputs)
     return QuantizeReport(layers, tuple(skipped), inputs)
 
 
