@@ -55,7 +55,8 @@ class QuantizedWeight(nn.Module):
         self.grid, self.block = method, tuple(block)
         text = json.dumps({"block": self.block, "grid": json.loads(method.to_json())})
         self.register_buffer("method", torch.tensor(list(text.encode()), dtype=torch.uint8))
-        self.register_buffer("zeros", zeros.to(torch.int16))
+        # 32 bits: gloo, which sends buffers between processes, knows no integers of 16.
+        self.register_buffer("zeros", zeros.to(torch.int32))
         self.register_buffer("mask", mask)
         if method.trains_scale:
             self.scales = nn.Parameter(scales)
