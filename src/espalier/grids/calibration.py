@@ -13,8 +13,11 @@ from espalier.errors import InvalidArgument
 Array = NDArray[Any]
 
 CALIBRATIONS = ("mse", "minmax", "percentile")
-SHRINKS = np.linspace(1.0, 0.2, 81)
-"""Shares of the whole range that are tried for the least squared error."""
+SHARES = np.linspace(1.0, 0.2, 81)
+"""Of the whole range, which are tried for the least squared error."""
+LARGE = 1 << 20
+"""Elements, from which on only every tenth share is tried, and then some beside the best."""
+BESIDE = (-0.08, -0.06, -0.04, -0.02, 0.02, 0.04, 0.06, 0.08)
 POWERS = 6
 """Powers of two that are tried, from the one that covers the whole range down."""
 _CHUNK = 1 << 22
@@ -57,18 +60,18 @@ class Range:
         least, most = self._ends(values, kept)
         if self.calibration != "mse":
             return self._grid(least, most)
-        tried = [self._grid(least * share, most * share) for share in self._shares()]
-        best: tuple[Array, Array] = tried[0]
-        lowest = self._error(values, *best)
-        for scales, zeros in tried[1:]:
-            error = self._error(values, scales, zeros)
-            better = error < lowest
-            lowest = np.where(better, error, lowest)
-            best = np.where(better, scales, best[0]), np.where(better, zeros, best[1])
-        return best
-
-    def _shares(self) -> Array:
-        return 0.5 ** np.arange(POWERS) if self.power_of_two else SHRINKS
+        share = np.ones_like(most)
+        lowest = np.full_like(most, np.inf)
+        steps = 0.5 ** np.arange(POWERS) if self.power_of_two else SHARES
+        more = values.size >= LARGE and not self.power_of_two
+        for around, tried in ((False, steps[:: 10 if more else 1]), (True, BESIDE if more else ())):
+            start = share if around else np.zeros_like(share)
+            for step in tried:
+                other = np.minimum(start + step, 1.0)
+                error = self._error(values, *self._grid(least * other, most * other))
+                share = np.where(error < lowest, other, share)
+                lowest = np.minimum(error, lowest)
+        return self._grid(least * share, most * share)
 
     def _ends(self, values: Array, kept: Array) -> tuple[Array, Array]:
         """How far the values reach below and above zero: at most 0, at least 0."""
