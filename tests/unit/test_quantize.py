@@ -315,6 +315,12 @@ def test_tied_weights_are_one():
     assert model[0].parametrizations.weight[0] is model[1].parametrizations.weight[0]
 
 
+def test_a_vector_asked_for_by_name_has_one_scale():
+    model = nn.Linear(3, 8)
+    report = espalier.quantize(model, bits={"bias": 8})
+    assert [(w.name, w.scales) for w in report.layers] == [("bias", 1)]
+
+
 def test_channels_of_a_transposed_convolution_are_in_dimension_one():
     model = nn.ConvTranspose2d(3, 5, 2)
     assert espalier.quantize(model, bits=4).layers[0].scales == 5

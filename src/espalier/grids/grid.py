@@ -31,10 +31,10 @@ class Grid(ABC):
         Whether the first and the last layer of a network are left alone unless asked for.
     live : bool
         Whether the scale follows from the weights (:meth:`rescale`) as they train.
-    trains_scale : bool
-        Whether the scale is a parameter.
     parts : int
         Scales of a block: 2 where numbers below zero have one of their own.
+    one_block : bool
+        Whether it knows weights of one block only, the whole tensor.
     """
 
     name: ClassVar[str]
@@ -42,7 +42,6 @@ class Grid(ABC):
     live: ClassVar[bool] = False
     parts: ClassVar[int] = 1
     one_block: ClassVar[bool] = False
-    """Whether it knows weights of one block only, the whole tensor."""
 
     @property
     def trains_scale(self) -> bool:
@@ -121,7 +120,8 @@ def blocks_of(
         )
     if (granularity == "group") != (group_size is not None):
         raise InvalidArgument("group_size belongs to granularity 'group', and that needs one")
-    if granularity == "tensor" or not shape:
+    # A vector has no channels: a scale for each of its elements would be the element itself.
+    if granularity == "tensor" or (len(shape) < 2 and granularity == "channel") or not shape:
         return tuple(max(d, 1) for d in shape)
     block = [max(d, 1) for d in shape]
     block[axis] = 1

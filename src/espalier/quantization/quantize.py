@@ -170,7 +170,7 @@ def _plan(
     options: Mapping[str, Any],
 ) -> tuple[list[tuple[Target, Grid]], list[Skipped]]:
     """The method of each weight, made of the options that it knows."""
-    methods = Lookup(method, "method", check_method)
+    methods = _methods(method, bits)
     classes = {name: GRIDS.get(name) for name in methods.entries.values() if name is not None}
     _check_options(classes, options)
     if bits is not None and "fixed" not in classes:
@@ -198,6 +198,15 @@ def _plan(
     return work, skipped
 
 
+def _methods(method: Methods, bits: Bits | None) -> Lookup[str]:
+    """The method of each weight; where only bits are given by weight, these say which."""
+    if isinstance(method, str) and isinstance(bits, Mapping):
+        named_method = check_method(method)
+        given = {key: None if width is None else named_method for key, width in bits.items()}
+        return Lookup(given, "bits")
+    return Lookup(method, "method", check_method)
+
+
 def _known(cls: type[Grid], options: Mapping[str, Any]) -> dict[str, Any]:
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     return {key: value for key, value in options.items() if key in names}
@@ -223,7 +232,7 @@ def _widths(model: nn.Module, bits: Bits | None) -> dict[str, int]:
 def _ends(model: nn.Module) -> tuple[str, str]:
     """The names of the first and of the last weight."""
     names = [target.name for target in find_targets(model) if target.by_default]
-    return names[0], names[-1]
+    return (names[0], names[-1]) if names else ("", "")
 
 
 def _on_grid(
