@@ -276,6 +276,15 @@ def test_a_graph_that_came_as_onnx(tmp_path):
     assert 0 < np.abs(want - got).mean() < 0.03 * np.abs(want).max()
 
 
+def test_in_a_graph_a_weight_of_several_layers_stays_as_it_is(tmp_path):
+    from espalier.export.onnx_int8 import quantize_layers
+
+    espalier.export_onnx(Tied(), torch.randn(4, 16), tmp_path / "x.onnx", weights="float")
+    graph, tensors = onnx.load(tmp_path / "x.onnx"), read_model(Tied()).tensors
+    same, grids = quantize_layers(graph, tensors, [torch.randn(8, 16)])
+    assert (dict(tensors), grids) == (same, {})
+
+
 def test_a_graph_of_an_old_opset_is_refused(tmp_path):
     from espalier.export.onnx_int8 import to_int8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -80,7 +81,8 @@ def quantize_layers(
     model : onnx.ModelProto
         Not changed.
     tensors : mapping of str to CompressedTensor
-        Those in 8 bits already stay as they are.
+        Those in 8 bits already stay as they are; so do those that several layers share, which would
+        need a grid for the inputs of each.
     batches : iterable of inputs, or of (inputs, targets)
 
     Returns
@@ -89,8 +91,15 @@ def quantize_layers(
         As :func:`to_int8` takes them.
     """
     made: dict[str, CompressedTensor] = dict(tensors)
-    layers = {layer.weight: layer for layer in layers_of(model.graph) if layer.weight in tensors}
-    layers = {name: layer for name, layer in layers.items() if tensors[name].dtype == "float32"}
+    every = layers_of(model.graph)
+    times = Counter(layer.weight for layer in every)
+    layers = {
+        layer.weight: layer
+        for layer in every
+        if layer.weight in tensors
+        and tensors[layer.weight].dtype == "float32"
+        and times[layer.weight] == 1
+    }
     for name, layer in layers.items():
         if not fits(made[name]):
             made[name] = _by_channel(name, made[name], _channels(layer))
