@@ -165,7 +165,9 @@ def convolution_rows(batch: int, threads: int, seconds: float) -> list[dict[str,
     for name, density in ALEXNET.items():
         layer = sparse(model.get_submodule(name), density, 256)
         layer._forward_pre_hooks.clear()
-        packed = PackedConv(PackedMatrix.of(PackedConv.rows(layer)), layer)
+        packed = PackedConv(
+            PackedMatrix.of(PackedConv.rows(layer.weight.detach(), layer.groups)), layer
+        )
         x = seen[name]
         found = beside(lambda: layer(x), lambda: packed.compute(x, PACKED), seconds)  # noqa: B023
         rows.append(
@@ -306,7 +308,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of networks")
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--seconds", type=float, default=1.0, help="of one comparison")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json"

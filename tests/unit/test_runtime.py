@@ -224,6 +224,31 @@ def test_an_input_without_zeros_has_none_to_skip(clock):
     assert list(report.layers[0].choices[0].ms) == [PACKED]
 
 
+@pytest.mark.parametrize("faster", [PACKED, SKIPPING])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fixed_point_has_a_scale_for_each_output(clock, faster, groups):
+    clock[faster] = 4.0
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 16, 3, groups=groups), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 64)
+    ).eval()
+    espalier.prune(model, density=0.3)
+    espalier.quantize(model, bits=4)
+    images = torch.randn(3, 4, 8, 8)
+    with torch.no_grad():
+        before = model(images)
+    plain = espalier.finalize(copy.deepcopy(model)).state_dict()
+    report = espalier.accelerate(model, images, batches=[1])
+    assert [row.levels <= 15 for row in report.layers] == [True, True]
+    linear = model[3]
+    assert report.layers[1].weight_bytes == linear.forms[faster].nbytes + 64 * 4
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), before, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(images[:1]), before[:1], rtol=0, atol=1e-5)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
+
+
 def test_pickles_hold_no_address(clock):
     model = network()
     espalier.accelerate(model, IMAGES, batches=[1])

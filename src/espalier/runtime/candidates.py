@@ -12,6 +12,8 @@ from torch.nn.utils import parametrize
 
 from espalier.errors import InvalidArgument, first_line
 from espalier.modes import evaluating
+from espalier.parametrization import current
+from espalier.quantized_weight import QuantizedWeight
 from espalier.runtime.convolution import PackedConv
 from espalier.runtime.layers import (
     DENSE,
@@ -195,14 +197,32 @@ def _packed(
         return None, f"{100 * density:.0f}% of its weights are not zero: dense is faster"
     if density > DENSEST and not _shared(weight):
         return None, f"{100 * density:.0f}% of its weights are not zero, and they share no values"
+    numbers, scales = _numbers(target, weight)
     if isinstance(module, nn.Linear):
-        matrix = PackedMatrix.of(weight) if shared is None else shared
-        made: PackedLayer = PackedLinear(matrix, module)
+        matrix = PackedMatrix.of(numbers) if shared is None else shared
+        made: PackedLayer = PackedLinear(matrix, module, scales)
     else:
-        made = PackedConv(PackedMatrix.of(PackedConv.rows(module)), module)
+        rows = PackedConv.rows(numbers, module.groups)
+        made = PackedConv(PackedMatrix.of(rows), module, scales)
     if made.weight_bytes > weight.nbytes:
         return None, f"packed it takes {made.weight_bytes:,} bytes, dense {weight.nbytes:,}"
     return made, ""
+
+
+def _numbers(target: Target, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Whole numbers and a scale for each output, where they give the weight to the bit.
+
+    They share values where the weight, with other scales in other rows, has none to share.
+    """
+    held, shape = current(target), weight.shape
+    if isinstance(held, QuantizedWeight) and held.block == (1, *shape[1:]):
+        grid = held.on_grid(target.latent)
+        numbers, scales = grid.numbers.to(weight.dtype), grid.scales.to(weight.dtype).flatten()
+        if len(scales) == len(weight) and not grid.zeros.any():
+            dense = numbers * scales.view(-1, *[1] * (len(shape) - 1))
+            if torch.equal(dense, weight):
+                return numbers, scales.detach().clone()
+    return weight, None
 
 
 def _shared(weight: Tensor) -> bool:

@@ -31,8 +31,8 @@ class PackedConv(PackedLayer):
     and dropped.
     """
 
-    def __init__(self, matrix: PackedMatrix, layer: _ConvNd) -> None:
-        super().__init__(matrix, layer.weight.shape, layer.bias)
+    def __init__(self, matrix: PackedMatrix, layer: _ConvNd, scales: Tensor | None = None) -> None:
+        super().__init__(matrix, layer.weight.shape, layer.bias, scales)
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.dilation, self.groups = layer.dilation, layer.groups
@@ -41,11 +41,10 @@ class PackedConv(PackedLayer):
         self._found: tuple[torch.Size, _Plan | None] | None = None
 
     @staticmethod
-    def rows(layer: _ConvNd) -> Tensor:
-        """The weight as a matrix of outputs by (channel of the whole input, tap)."""
-        weight = layer.weight.detach()
-        parts = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
-        return torch.block_diag(*parts) if layer.groups > 1 else parts[0]
+    def rows(weight: Tensor, groups: int) -> Tensor:
+        """A weight as a matrix of outputs by (channel of the whole input, tap)."""
+        parts = weight.reshape(groups, weight.shape[0] // groups, -1)
+        return torch.block_diag(*parts) if groups > 1 else parts[0]
 
     def unpacked(self, matrix: PackedMatrix) -> Tensor:
         parts = matrix.dense().view(self.groups, self.shape[0] // self.groups, self.groups, -1)
@@ -91,7 +90,7 @@ class PackedConv(PackedLayer):
             buffer, plan.starts, plan.places, self.addend, torch.get_num_threads()
         )
         y = y[:, : plan.places].view(plan.planes)
-        return y[plan.inside].transpose(0, 1).contiguous()
+        return self.scaled(y[plan.inside].transpose(0, 1).contiguous())
 
     def _plan(self, shape: torch.Size) -> _Plan | None:
         """How inputs of ``shape`` are computed; the last plan is remembered."""

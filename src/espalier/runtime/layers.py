@@ -34,6 +34,8 @@ class PackedLayer(nn.Module, ABC):
         The weight, by form: ``"packed"``, a :class:`PackedMatrix` of outputs by inputs;
         ``"skipping"``, one of inputs by outputs, of which the rows are skipped whose input is zero;
         ``"expanded"``, a ``torch.sparse_csr`` tensor; ``"dense"``, the weight as it was.
+    scales : Tensor or None
+        One for each output, with which the packed numbers are multiplied: of fixed point.
     choice : mapping of int to str
         Positions of an input, and the form that computes with so many; the nearest counts.
 
@@ -43,14 +45,23 @@ class PackedLayer(nn.Module, ABC):
     other device. ``state_dict`` holds the dense ``weight`` and ``bias``, as the dense layer's does.
     """
 
-    def __init__(self, matrix: PackedMatrix, shape: torch.Size, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        matrix: PackedMatrix,
+        shape: torch.Size,
+        bias: Tensor | None,
+        scales: Tensor | None = None,
+    ) -> None:
         super().__init__()
+        self.scales = scales
         self.forms: dict[str, Any] = {PACKED: matrix}
         self.shape = shape
         self.bias = None if bias is None else bias.detach()
         dtype = torch.from_numpy(matrix.table).dtype
         zeros = torch.zeros(matrix.shape[0], dtype=dtype)
-        self.addend = zeros if self.bias is None else self.bias.contiguous()
+        # What the kernels begin with; behind a scale, the bias comes last.
+        at_once = self.bias is not None and scales is None
+        self.addend = self.bias.contiguous() if self.bias is not None and at_once else zeros
         self.choice: Mapping[int, str] = {1: PACKED}
         self.training = False
 
@@ -60,9 +71,9 @@ class PackedLayer(nn.Module, ABC):
         if DENSE in self.forms:
             dense: Tensor = self.forms[DENSE]
         elif PACKED in self.forms:
-            dense = self.unpacked(self.forms[PACKED])
+            dense = self._scaled_weight(self.unpacked(self.forms[PACKED]))
         elif SKIPPING in self.forms:
-            dense = self.forms[SKIPPING].dense().t().contiguous()
+            dense = self._scaled_weight(self.forms[SKIPPING].dense().t().contiguous())
         else:
             dense = self.forms[EXPANDED].to_dense()
         return dense
@@ -71,9 +82,21 @@ class PackedLayer(nn.Module, ABC):
         """The dense weight of ``matrix``."""
         return matrix.dense().view(self.shape)
 
+    def _scaled_weight(self, weight: Tensor) -> Tensor:
+        return weight if self.scales is None else weight * _beside(self.scales, weight.dim(), 0)
+
+    def scaled(self, y: Tensor) -> Tensor:
+        """``y``, samples by outputs, with the scales of the outputs and then the bias."""
+        if self.scales is not None:
+            y *= _beside(self.scales, y.dim(), 1)
+            if self.bias is not None:
+                y += _beside(self.bias, y.dim(), 1)
+        return y
+
     def held(self) -> dict[int, int]:
         """Bytes in memory of each form of the weight, by its identity."""
-        return {id(weight): _nbytes(weight) for weight in self.forms.values()}
+        parts = [*self.forms.values(), *([] if self.scales is None else [self.scales])]
+        return {id(part): _nbytes(part) for part in parts}
 
     @property
     def weight_bytes(self) -> int:
@@ -137,8 +160,10 @@ class PackedLayer(nn.Module, ABC):
 class PackedLinear(PackedLayer):
     """``y = x W^T + b`` from the packed W."""
 
-    def __init__(self, matrix: PackedMatrix, layer: nn.Linear) -> None:
-        super().__init__(matrix, layer.weight.shape, layer.bias)
+    def __init__(
+        self, matrix: PackedMatrix, layer: nn.Linear, scales: Tensor | None = None
+    ) -> None:
+        super().__init__(matrix, layer.weight.shape, layer.bias, scales)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._found: tuple[int, Tensor] | None = None
 
@@ -156,12 +181,13 @@ class PackedLinear(PackedLayer):
         if form == EXPANDED:
             y = self._expanded(flat)
         elif form == SKIPPING:
-            y = self._skipping(flat)
+            y = self.scaled(self._skipping(flat))
         elif len(flat) == 1:
             threads = torch.get_num_threads()
-            y = self.forms[PACKED].times_vector(flat.contiguous(), self.addend, threads)[None]
+            vector = self.forms[PACKED].times_vector(flat.contiguous(), self.addend, threads)
+            y = self.scaled(vector[None])
         else:
-            y = self._tiles(flat)
+            y = self.scaled(self._tiles(flat))
         return y if y.dim() == x.dim() else y.view(*x.shape[:-1], self.out_features)
 
     def _tiles(self, x: Tensor) -> Tensor:
@@ -185,7 +211,7 @@ class PackedLinear(PackedLayer):
 
     def skip(self) -> None:
         """Hold the weight by its inputs too, to skip those that are zero."""
-        self.forms[SKIPPING] = PackedMatrix.of(self.weight.t(), _SHARES)
+        self.forms[SKIPPING] = PackedMatrix.of(self.forms[PACKED].dense().t(), _SHARES)
 
     def _skipping(self, x: Tensor) -> Tensor:
         y = x.new_empty(x.shape[0], self.out_features)
@@ -222,3 +248,8 @@ def _nbytes(weight: PackedMatrix | Tensor) -> int:
         parts = (weight.crow_indices(), weight.col_indices(), weight.values())
         return sum(part.nbytes for part in parts)
     return weight.nbytes
+
+
+def _beside(values: Tensor, dim: int, axis: int) -> Tensor:
+    """``values`` along one axis of ``dim``."""
+    return values.view([-1 if i == axis else 1 for i in range(dim)])
