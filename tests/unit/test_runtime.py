@@ -12,6 +12,7 @@ import espalier
 from espalier.errors import InvalidArgument
 from espalier.runtime import candidates as candidates_module
 from espalier.runtime.api import _milder
+from espalier.runtime.candidates import gain
 from espalier.runtime.convolution import PackedConv
 from espalier.runtime.layers import DENSE, EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
 from espalier.runtime.packed import PackedMatrix
@@ -52,7 +53,7 @@ def clock(monkeypatch):
         return fake(ratios["model"])
 
     def fake(ratio):
-        return Comparison(FAST, FAST, Spread(ratio, ratio, ratio))
+        return Comparison(Spread(ratio, ratio, ratio), FAST, Spread(ratio, ratio, ratio))
 
     for kind in (PackedLinear, PackedConv):
 
@@ -140,6 +141,12 @@ def test_a_network_that_is_slower_as_a_whole_goes_back(clock):
     report = espalier.accelerate(model, IMAGES, batches=[1])
     assert not report.layers
     assert type(model[0]) is nn.Conv2d
+
+
+def test_a_gain_is_there_in_the_rounds_and_in_the_quick_ones():
+    fast, slow = Spread(2.0, 1.0, 9.0), Spread(4.0, 4.0, 4.0)
+    assert gain(Comparison(slow, fast, Spread(2.0, 0.5, 4.0))) == 2.0
+    assert gain(Comparison(slow, Spread(1.0, 3.2, 9.0), Spread(2.0, 0.5, 4.0))) == 1.25
 
 
 def candidate(**forms):

@@ -16,6 +16,7 @@ from espalier.runtime.candidates import (
     DENSEST,
     Candidate,
     find_candidates,
+    gain,
     look,
     measured,
     repeated,
@@ -178,7 +179,7 @@ def _replaced(
             raise InvalidArgument(
                 f"the model cannot be run with packed layers: {first_line(error)}"
             ) from error
-        slow = {time.batch for time in times if time.ratio.median < 1 / _SLOWEST}
+        slow = {time.batch for time in times if time.gain < 1 / _SLOWEST}
         if prefer == "memory" or not slow:
             return chosen, times
         _put_back(model, chosen)
@@ -223,7 +224,7 @@ def _timed(before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], batch: 
         warmup=_WARMUP,
         seconds=_SECONDS,
     )
-    return ModelTime(batch, found.first, found.second, found.ratio)
+    return ModelTime(batch, found.first, found.second, found.ratio, gain(found))
 
 
 def _bytes(model: nn.Module) -> int:

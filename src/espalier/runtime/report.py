@@ -24,7 +24,8 @@ class Choice:
     ms : dict of str to Spread
         The same for each form that was tried.
     ratio : float
-        Dense by chosen, measured in turn, round by round: 2 means twice as fast.
+        Dense by chosen, measured in turn: 2 means twice as fast. The median of the rounds, or the
+        ratio of the lower quartiles, if that is less.
     """
 
     batch: int
@@ -63,12 +64,17 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class ModelTime:
-    """The whole network at one batch size: as it was, as it is now, and the ratio of the two."""
+    """The whole network at one batch size: as it was, as it is now, and the ratio of the two.
+
+    ``ratio`` is taken round by round; ``gain`` is its median, or the ratio of the lower quartiles,
+    if that is less, and decides.
+    """
 
     batch: int
     dense_ms: Spread
     result_ms: Spread
     ratio: Spread
+    gain: float
 
 
 @dataclass(frozen=True)
