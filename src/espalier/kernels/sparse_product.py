@@ -3,14 +3,15 @@
 The nonzeros of a matrix lie in *words*: the low ``bits`` of a word are the code of its value, the
 rest is its column within a block of ``width`` columns. So a word of 16 bits holds both for a weight
 with 32 values, whose columns go in blocks of 2048. Words are ordered by block, then by row, then by
-column; those of row r in block b are ``words[pointers[b * rows + r] : pointers[b * rows + r + 1]]``.
-With ``bits`` None a word is a column alone, and ``table[i]`` is the value of ``words[i]``; else ``table[code]`` is.
+column; those of row r in block b lie from ``pointers[b * rows + r]`` to the next pointer. With
+``bits`` None a word is a column alone, and ``table[i]`` is the value of ``words[i]``; else
+``table[code]`` is.
 
 Han et al. 2016 (EIE, arXiv 1602.01528), section 3: y_i = sum_j S[I_ij] x_j over the nonzeros. There
 rows are spread over processing elements, and what is zero in x is passed over, column by column, as
 :func:`skipping_product` does with the transposed matrix; the others go through the rows one by one.
 
-The kernels trust their input, which :class:`espalier.runtime.packed.PackedMatrix` makes of a weight;
+The kernels trust their input: ``espalier.runtime.packed`` makes it of a weight, and
 no file is read into it.
 """
 
