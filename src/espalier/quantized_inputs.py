@@ -91,10 +91,19 @@ class InputQuantizer(nn.Module):
         return rounded + torch.where(inside, x - x.detach(), x.new_zeros(()))
 
 
-def _round_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def first_input(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What enters a linear layer or a convolution, by place or by name."""
+    return inputs[0] if inputs else named["input"]
+
+
+def _round_inputs(
+    layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The hook. A module's function, so that copies of the layer call their own quantizer."""
     quantizer = getattr(layer, INPUT_QUANTIZER, None)
-    return inputs if quantizer is None else (quantizer(inputs[0]), *inputs[1:])
+    if quantizer is None:
+        return inputs, named
+    return (quantizer(first_input(inputs, named)), *inputs[1:]), {}
 
 
 def input_grids(model: nn.Module) -> dict[str, InputGrid]:
@@ -121,7 +130,7 @@ def set_input_grids(model: nn.Module, grids: Mapping[str, InputGrid]) -> None:
         layer = modules[name]
         device = next((p.device for p in layer.parameters()), None)
         layer.add_module(INPUT_QUANTIZER, InputQuantizer(grid).to(device))
-        layer.register_forward_pre_hook(_round_inputs)
+        layer.register_forward_pre_hook(_round_inputs, with_kwargs=True)
 
 
 def check_layers(model: nn.Module, grids: Mapping[str, InputGrid]) -> None:
@@ -140,6 +149,7 @@ def remove_input_grids(model: nn.Module) -> None:
             hooks = layer._forward_pre_hooks
             for key in [key for key, hook in hooks.items() if hook is _round_inputs]:
                 del hooks[key]
+                layer._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def is_input_quantizer(key: str) -> bool:

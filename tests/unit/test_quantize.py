@@ -350,6 +350,21 @@ def test_inputs_are_rounded_as_onnx_rounds_them():
     torch.testing.assert_close(found.flatten(), torch.tensor([0.0, 0.0, 2 / 3, 2.0]))
 
 
+def test_inputs_that_are_given_by_name():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(1, 1, bias=False)
+
+        def forward(self, x):
+            return self.fc(input=x)
+
+    model = Network()
+    espalier.quantize(model, bits=8, batches=[torch.tensor([[0.0], [3.0]])], activations=2)
+    found = model(torch.tensor([[1.4], [7.0]])) / model.fc.weight
+    torch.testing.assert_close(found.flatten(), torch.tensor([1.0, 3.0]))
+
+
 def test_inputs_go_along_with_copies_checkpoints_and_files():
     model, x = network(), images()
     report = espalier.quantize(model, bits=8, batches=[x], activations={"*": 8, "7": None})

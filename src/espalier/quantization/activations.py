@@ -15,7 +15,7 @@ from espalier.errors import InvalidArgument
 from espalier.grids.calibration import Range
 from espalier.modes import evaluating
 from espalier.options import Lookup, check_fixed_bits
-from espalier.quantized_inputs import InputGrid, remove_input_grids, set_input_grids
+from espalier.quantized_inputs import InputGrid, first_input, remove_input_grids, set_input_grids
 from espalier.targets import unwrap
 
 SEEN = 1 << 15
@@ -123,9 +123,11 @@ def _look(model: nn.Module, layers: list[str], batches: list[Any]) -> dict[str, 
     seen = {name: Seen() for name in layers}
 
     def look(name: str) -> Any:
-        return lambda _module, inputs: seen[name].add(inputs[0])
+        return lambda _module, inputs, named: seen[name].add(first_input(inputs, named))
 
-    handles = [plain.get_submodule(n).register_forward_pre_hook(look(n)) for n in layers]
+    handles = [
+        plain.get_submodule(n).register_forward_pre_hook(look(n), with_kwargs=True) for n in layers
+    ]
     try:
         with evaluating(model):
             for batch in batches:
