@@ -4,9 +4,10 @@
 
 Batch norms are folded, weights and the inputs of layers put on grids of 8 bits, biases corrected.
 Ranges and means are those of 1,024 training images, drawn by each of three seeds; every option is
-the default, so that no image decides anything. The file is read back, and the test images are
-evaluated once with its weights, and once with its weights and inputs. Writes
-``repro/results/resnet20_int8.json``.
+the default. That of calibrating inputs, by squared error, was changed after a first run with
+percentiles had cost up to 0.49 points on the test images; it was chosen on 2,000 training images.
+The file is read back, and the test images are evaluated once with its weights, and once with its
+weights and inputs. Writes ``repro/results/resnet20_int8.json``.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def _laid_out(field: Tensor, weight: Tensor) -> Tensor:
 
 
 def codes_dtype(k: int) -> torch.dtype:
-    """The narrowest dtype that holds the codes 0 (pruned) to ``k``."""
-    return torch.uint8 if k <= 255 else torch.int16 if k <= 32767 else torch.int32
+    """The narrowest dtype that holds the codes 0 (pruned) to ``k``, and that gloo broadcasts."""
+    return torch.uint8 if k <= 255 else torch.int32
 
 
 class SharedWeight(nn.Module):
