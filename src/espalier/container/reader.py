@@ -64,6 +64,7 @@ class Reader:
     >>> import io
     >>> import numpy as np
     >>> from espalier.container import write
+    >>> from espalier.state import Codebook, CompressedModel
     >>> tensor = Codebook((2, 2), "float32", np.array([0, 1, 1, 0], "u1"), np.array([-1, 1], "<f4"))
     >>> file = io.BytesIO()
     >>> ledger = write(CompressedModel({"w": tensor}), file)
