@@ -80,13 +80,13 @@ class Timed:
         return found
 
 
-def espalier(name: str) -> Timed:
+def espalier(name: str, alphabet: int) -> Timed:
     coder = CODERS.make(name)
     return Timed(
         coder.fit,
-        coder.encode,
-        coder.decode,
-        lambda payload, table: len(payload) + len(coder.write_table(table)),
+        lambda symbols, table: coder.write_table(table) + coder.encode(symbols, table),
+        lambda body, n, _table: coder.decode(body, n, alphabet)[0],
+        lambda body, _table: len(body),
     )
 
 
@@ -108,8 +108,8 @@ def constriction() -> Timed:
     return Timed(fit, encode, decode, lambda words, model: 4 * words.size)
 
 
-def methods() -> dict[str, Timed]:
-    found = {name: espalier(name) for name in CODERS.names()}
+def methods(alphabet: int) -> dict[str, Timed]:
+    found = {name: espalier(name, alphabet) for name in CODERS.names()}
     try:
         found["constriction ANS"] = constriction()
     except ImportError:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/coders.json"))
     args = parser.parse_args()
     symbols = normal_symbols(args.symbols, args.levels)
-    timed = {k: v for k, v in methods().items() if not args.coders or k in args.coders}
+    timed = {k: v for k, v in methods(args.levels).items() if not args.coders or k in args.coders}
     for coder in timed.values():
         small = symbols[: 1 << 17]
         coder.round(small, count(small)[: args.levels])

@@ -4,8 +4,9 @@
 
 The file: twenty layers of 64 x 64 x 3 x 3, a third of the weights kept, with 8 bits, biases exact.
 First with an empty cache of compiled kernels (each round a new one), then again with what the first
-process left there. ``load`` runs where NumPy and numba alone can be imported: import and decoding.
-Seconds by the clock, and of the processor (with all its threads): medians.
+process left there. ``load`` runs where NumPy and numba alone can be imported. Seconds of the
+whole process by the clock, and of the processor (with all its threads): medians; and of ``load``
+those that import and decoding take inside it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ import numpy as np
 
 SEED = 0
 COMMAND = "import sys; from espalier.cli import main; sys.exit(main())"
-LOAD = "import sys, espalier; espalier.load(sys.argv[1])"
+LOAD = (
+    "import sys, time; start = time.perf_counter(); import espalier; espalier.load(sys.argv[1]); "
+    "print(time.perf_counter() - start)"
+)
 ALONE = Path(__file__).with_name("alone.py")
 
 
@@ -43,14 +47,16 @@ def make(folder: Path) -> Path:
     return esp
 
 
-def _run(cache: Path | None, *args: object) -> tuple[float, float]:
+def _run(cache: Path | None, *args: object) -> tuple[float, float, float | None]:
+    """Seconds of a process by the clock and of the processor, and those that it prints, if any."""
     environment = dict(os.environ)
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = str(cache)
     start, before = time.perf_counter(), os.times()
-    subprocess.run([sys.executable, *map(str, args)], check=True, env=environment)
-    after = os.times()
-    return time.perf_counter() - start, sum(after[2:4]) - sum(before[2:4])
+    command = [sys.executable, *map(str, args)]
+    printed = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE).stdout
+    clock, after = time.perf_counter() - start, os.times()
+    return clock, sum(after[2:4]) - sum(before[2:4]), float(printed) if printed else None
 
 
 def main() -> None:
@@ -58,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cold_start.json"))
     args = parser.parse_args()
-    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    times: dict[str, list[tuple[float, float, float | None]]] = defaultdict(list)
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -76,11 +82,13 @@ def main() -> None:
         size = esp.stat().st_size
     results = {
         kind: {
-            "seconds": round(statistics.median(clock for clock, _ in found), 2),
-            "processor_seconds": round(statistics.median(used for _, used in found), 2),
-            "fastest_seconds": round(min(clock for clock, _ in found), 2),
+            "seconds": round(statistics.median(clock for clock, _, _ in found), 2),
+            "processor_seconds": round(statistics.median(used for _, used, _ in found), 2),
+            "fastest_seconds": round(min(clock for clock, _, _ in found), 2),
         }
+        | ({"inside_seconds": round(statistics.median(inside), 2)} if inside else {})
         for kind, found in times.items()
+        if (inside := [own for *_, own in found if own is not None]) is not None
     }
     for kind, row in results.items():
         print(f"{kind:17} {row['seconds']:6.2f} s  ({row['processor_seconds']:.2f} of processor)")
