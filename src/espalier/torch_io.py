@@ -318,7 +318,9 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], strict: bool) -> N
     ]
     if strict:
         wrong += [f"{name} is only in the file" for name in state if name not in plain]
-        wrong += [f"{name} is only in the model" for name in plain if name not in state]
+        # PyTorch too does without counts of batches, which old weights do not have.
+        lacking = [n for n in plain if n not in state and not n.endswith("num_batches_tracked")]
+        wrong += [f"{name} is only in the model" for name in lacking]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InvalidArgument("the file does not fit the model: " + "; ".join(wrong[:3]) + more)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import espalier
-from espalier.container import Reader
+from espalier.container import Reader, write
 from espalier.errors import InvalidArgument
+from espalier.state import CompressedModel, Dense
 from espalier.torch_io import read_model, to_array, to_tensor
 
 
@@ -186,3 +187,14 @@ def test_a_wrapped_model_is_saved_under_its_plain_names(tmp_path):
 def test_a_ledger_says_itself_in_one_line(tmp_path):
     ledger = espalier.save(network(), tmp_path / "model.esp")
     assert repr(ledger).startswith("Ledger(11 tensors, ")
+
+
+def test_weights_without_counts_of_batches_fit(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    state = {n: v for n, v in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    tensors = {n: Dense(tuple(v.shape), "float32", v.numpy().ravel()) for n, v in state.items()}
+    write(CompressedModel(tensors), tmp_path / "old.esp")
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    espalier.load(tmp_path / "old.esp", into=fresh)
+    assert torch.equal(fresh[0].weight, model[0].weight)
+    assert int(fresh[1].num_batches_tracked) == 0
