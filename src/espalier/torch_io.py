@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -309,6 +309,15 @@ def _still_to_do(edits: list[StructuralEdit], model: nn.Module) -> list[Structur
     return edits[len(done) :]
 
 
+def needed(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` without which a state is not whole.
+
+    Batch norms count batches, and PyTorch too does without the count: old weights, and files of
+    plain tensors, often leave it out.
+    """
+    return [name for name in names if not name.endswith("num_batches_tracked")]
+
+
 def _check_fit(model: nn.Module, state: Mapping[str, Tensor], strict: bool) -> None:
     plain = _plain_state(model)
     wrong = [
@@ -318,8 +327,7 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], strict: bool) -> N
     ]
     if strict:
         wrong += [f"{name} is only in the file" for name in state if name not in plain]
-        # PyTorch too does without counts of batches, which old weights do not have.
-        lacking = [n for n in plain if n not in state and not n.endswith("num_batches_tracked")]
+        lacking = needed(name for name in plain if name not in state)
         wrong += [f"{name} is only in the model" for name in lacking]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -19,7 +19,7 @@ from espalier.errors import InvalidArgument
 from espalier.interop import open_checkpoint
 from espalier.recipe.schema import Recipe
 from espalier.samples import Data, Samples
-from espalier.torch_io import load, to_tensor
+from espalier.torch_io import load, needed, to_tensor
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise InvalidArgument(f"weights: {path}: {' '.join(str(error).split())}") from None
-    # Files of plain tensors often leave out the batch counters of batch norms.
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    missing = needed(missing)
     if missing or unexpected:
         raise InvalidArgument(
             f"weights: {path}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}"
