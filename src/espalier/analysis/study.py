@@ -37,8 +37,9 @@ from espalier.structure.factorize import factorize
 from espalier.targets import find_targets, unwrap
 from espalier.torch_io import save
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
-from espalier.training.loop import Settings, train
+from espalier.training.loop import train
 from espalier.training.progress import Progress, reporting
+from espalier.training.settings import Settings
 
 FIGURES = ("compression", "bits", "initialisation", "table")
 VERSION = 2

@@ -62,6 +62,8 @@ class Train(Strict):
     feature_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     merged_lr: _Positive = 10.0
     """Layers that a ``merge`` stage made learn so many times as fast as the rest."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     prune: GradualPrune | None = None
     refresh_every: Annotated[int, Field(ge=0)] = 0

@@ -16,8 +16,9 @@ from espalier.recipe.options import GradualPrune, Train
 from espalier.recipe.refs import build_model
 from espalier.recipe.state import restore
 from espalier.training.checkpoint import load_checkpoint
-from espalier.training.loop import Callback, History, Settings, train
+from espalier.training.loop import Callback, History, train
 from espalier.training.metrics import set_dropout
+from espalier.training.settings import Settings
 
 
 def train_stage(

@@ -18,6 +18,11 @@ Features = Sequence[str] | Mapping[str, str]
 """Layers of the student, by name, and those of the teacher that they learn from."""
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """What mixed precision left in half, in float32: losses are not to be rounded."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(outputs / T)), the mean over the samples.
 
@@ -38,8 +43,8 @@ def distillation_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> T
     >>> float(distillation_loss(logits, logits, 4.0))
     0.0
     """
-    student = functional.log_softmax(outputs / temperature, 1)
-    target = functional.log_softmax(teacher / temperature, 1)
+    student = functional.log_softmax(at_least_float32(outputs) / temperature, 1)
+    target = functional.log_softmax(at_least_float32(teacher) / temperature, 1)
     divergence = functional.kl_div(student, target, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
@@ -68,6 +73,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     >>> round(float(feature_loss(2 * maps, maps)), 6)
     1.0
     """
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     if student.shape == teacher.shape:
         return (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
     if student.dim() < 3 or len(student) != len(teacher) or student.shape[2:] != teacher.shape[2:]:
@@ -78,6 +84,43 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _attention(maps: Tensor) -> Tensor:
     return functional.normalize(maps.square().sum(1).flatten(1), dim=1)
+
+
+class Ensemble(nn.Module):
+    """Networks that answer together: the mean of their logits.
+
+    softmax of it is the geometric mean of what they say each, made to sum to one: one of the two
+    that Hinton, Vinyals and Dean 2015 (arXiv 1503.02531, section 2) teach with.
+
+    Parameters
+    ----------
+    members : sequence of nn.Module
+        Whose outputs have one shape.
+
+    Raises
+    ------
+    InvalidArgument
+        There are no members.
+
+    Examples
+    --------
+    >>> import torch
+    >>> both = Ensemble([torch.nn.Identity(), torch.nn.Flatten()])
+    >>> both(torch.tensor([[1.0, 2.0]]))
+    tensor([[1., 2.]])
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise InvalidArgument("an ensemble needs at least one network")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        total = self.members[0](inputs)
+        for member in self.members[1:]:
+            total = total + member(inputs)
+        return total / len(self.members)
 
 
 class Distiller:

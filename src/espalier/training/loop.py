@@ -23,95 +23,12 @@ from espalier.samples import Data, Samples
 from espalier.structure.merge import parameter_groups
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
-from espalier.training.distillation import Distiller, Features
+from espalier.training.distillation import Distiller, at_least_float32
 from espalier.training.metrics import evaluate
 from espalier.training.progress import Progress, reporting
+from espalier.training.settings import Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Parameters
-    ----------
-    epochs : int
-    lr : float
-        Peak learning rate.
-    batch_size : int
-    optimizer : {"adam", "sgd"}
-        SGD has Nesterov momentum 0.9.
-    weight_decay : float
-        L2 for SGD, decoupled for Adam.
-    schedule : {"cosine", "constant"}
-        Learning rate over the whole run; cosine falls to zero.
-    augment : str, optional
-        ``"shift"``, ``"flip"``, ``"shift-flip"``, ``"affine"``.
-    label_smoothing : float
-    average : float
-        Decay of an exponential moving average of the parameters, evaluated and kept in their place;
-        0 for none.
-    choose : {"best", "last"}
-        With a held-out split: keep the epoch with the lowest held-out error (ties: lower loss), or
-        the last one.
-    patience : int
-        Stop when the held-out error has not fallen for so many epochs; 0 never stops early.
-    distill : float
-        Share of the loss that a teacher's outputs have, in [0, 1]; the labels have the rest. See
-        :func:`espalier.training.distillation.distillation_loss`.
-    temperature : float
-        Of the distillation.
-    features : sequence of str, or mapping
-        With distillation: layers whose outputs are learnt too, see :class:`espalier.Distiller`.
-    feature_weight : float
-    merged_lr : float
-        Layers that :func:`espalier.merge` made learn so many times as fast as the rest.
-    seed : int
-    """
-
-    epochs: int = 10
-    lr: float = 1e-3
-    batch_size: int = 128
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    augment: str | None = None
-    label_smoothing: float = 0.0
-    average: float = 0.0
-    choose: str = "best"
-    patience: int = 0
-    distill: float = 0.0
-    temperature: float = 4.0
-    features: Features = ()
-    feature_weight: float = 1.0
-    merged_lr: float = 10.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InvalidArgument(f"lr must be positive, not {self.lr}")
-        if not 0 <= self.average < 1:
-            raise InvalidArgument(f"average must lie in [0, 1), not {self.average}")
-        if not 0 <= self.distill <= 1:
-            raise InvalidArgument(f"distill must lie in [0, 1], not {self.distill}")
-        for name in ("temperature", "merged_lr"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidArgument(f"{name} must be positive, not {value}")
-        for name, known in (
-            ("optimizer", ("adam", "sgd")),
-            ("schedule", ("cosine", "constant")),
-            ("choose", ("best", "last")),
-        ):
-            if getattr(self, name) not in known:
-                raise InvalidArgument(
-                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                )
-        augmentation(self.augment)
 
 
 @dataclass(frozen=True)
@@ -277,11 +194,15 @@ class _Run:
         )
 
     def _objective(self, x: Tensor, y: Tensor) -> Tensor:
-        outputs = self.model(x)
-        if self.distiller is None:
-            loss = self.loss(outputs, y)
-        else:
-            loss = self.distiller(x, outputs, y)
+        if self.settings.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            outputs = at_least_float32(self.model(x))
+            if self.distiller is None:
+                loss = self.loss(outputs, y)
+            else:
+                loss = self.distiller(x, outputs, y)
         for callback in self.callbacks:
             if isinstance(callback, _Adds) and callable(callback.loss):
                 loss = loss + callback.loss()
