@@ -12,7 +12,7 @@ from espalier.errors import InvalidArgument
 from espalier.recipe import run_recipe
 from espalier.recipe.schema import parse_recipe
 from espalier.samples import Samples
-from espalier.training import train
+from espalier.training import Ensemble, train
 from espalier.training.distillation import distillation_loss, feature_loss
 
 
@@ -137,3 +137,28 @@ def test_a_stage_of_a_recipe_learns_layers_of_the_network_before_it_was_cut(tmp_
     assert not torch.equal(plain.model[0].weight, result.model[0].weight)
     with pytest.raises(InvalidArgument, match="features are learnt from a teacher: set distill"):
         parse_recipe(RECIPE.replace("distill: 0.5, ", ""), "x")
+
+
+def test_an_ensemble_teaches_with_the_mean_of_its_logits():
+    torch.manual_seed(0)
+    members = [nn.Linear(4, 3) for _ in range(3)]
+    both = Ensemble(members)
+    x = torch.randn(8, 4)
+    mean = sum(member(x) for member in members) / 3
+    assert torch.allclose(both(x), mean, atol=1e-6)
+    # The geometric mean of the members' probabilities, made to sum to one.
+    product = torch.stack([member(x).softmax(1) for member in members]).log().mean(0).exp()
+    assert torch.allclose(both(x).softmax(1), product / product.sum(1, keepdim=True), atol=1e-6)
+
+
+def test_an_ensemble_has_members():
+    with pytest.raises(InvalidArgument, match="at least one network"):
+        Ensemble([])
+
+
+def test_losses_of_half_precision_are_not_rounded():
+    torch.manual_seed(0)
+    outputs, teacher = torch.randn(2, 16, 10).bfloat16()
+    expected = distillation_loss(outputs.float(), teacher.float(), 2.0)
+    assert distillation_loss(outputs, teacher, 2.0) == expected
+    assert feature_loss(outputs, teacher) == feature_loss(outputs.float(), teacher.float())

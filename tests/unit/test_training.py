@@ -261,3 +261,45 @@ def test_nothing_of_the_training_set_is_kept_after_a_run():
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "float16"}, {"precision": ""}])
+def test_a_precision_is_one_that_is_known(wrong):
+    with pytest.raises(InvalidArgument, match="precision must be one of float32, bfloat16"):
+        Settings(**wrong)
+
+
+def test_in_mixed_precision_products_are_bfloat16_and_weights_and_losses_are_not():
+    seen = []
+    model = network()
+    model[0].register_forward_hook(lambda _m, _i, output: seen.append(output.dtype))
+
+    def loss(outputs, targets):
+        seen.append(outputs.dtype)
+        return nn.functional.cross_entropy(outputs, targets)
+
+    data = samples()
+    before = evaluate(model, data).error
+    seen.clear()
+    train(model, data, loss=loss, epochs=5, lr=1e-2, batch_size=32, precision="bfloat16")
+    assert set(seen[::2]) == {torch.bfloat16}
+    assert set(seen[1::2]) == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert evaluate(model, data).error < before / 2
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_channels_last_is_how_images_lie_in_memory_and_not_what_they_are(channels_last):
+    seen = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    images = Samples(torch.randn(32, 3, 6, 6), torch.arange(32) % 3)
+    model(images.x)
+    model.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    train(model, images, epochs=1, batch_size=16, channels_last=channels_last)
+    for x in seen:
+        assert x.shape == (16, 3, 6, 6)
+        assert x.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_channels_last_leaves_alone_what_has_no_channels():
+    train(network(), samples(), epochs=1, channels_last=True)
