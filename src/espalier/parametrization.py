@@ -15,7 +15,7 @@ shared, codes refreshed              ``original`` (dense), ``0.codes``, ``0.code
 on a grid                            ``original`` (dense), ``0.method``, ``0.scales``,
 (:class:`QuantizedWeight`)           ``0.zeros``, and ``0.mask`` if pruned
 on a grid, its step in training      ``original`` (dense), ``0.log_step``,
-(:class:`RateAwareWeight`)           and ``0.mask`` if pruned
+(:class:`RateAwareWeight`)           ``0.mask`` if pruned, ``0.unit`` if its symbols are fixed
 ===================================  =====================================================
 """
 
@@ -236,18 +236,21 @@ def set_grid(target: Target, grid: Grid) -> None:
 @torch.no_grad()
 def release(target: Target) -> None:
     """Take Espalier's parametrization off ``target``; the weight stays what it was, bit for bit."""
-    if current(target) is None:
+    held = current(target)
+    if held is None:
         return
     weight, parameter = target.value.detach().clone(), target.latent
     for site in target.sites:
         rank = parameter_rank(site.module)
         _own_class(site.module)
         parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
-        held = site.module._parameters
-        for name in sorted(held, key=lambda name: rank.get(name, len(rank))):
-            held[name] = held.pop(name)
+        own = site.module._parameters
+        for name in sorted(own, key=lambda name: rank.get(name, len(rank))):
+            own[name] = own.pop(name)
     parameter.set_(weight)  # type: ignore[call-overload]
     parameter.grad = None
+    if isinstance(held, RateAwareWeight) and held.trains:
+        parameter.requires_grad_()
 
 
 def _own_class(module: nn.Module) -> None:

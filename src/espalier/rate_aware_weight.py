@@ -12,13 +12,14 @@ weight = step * q, q = round(latent / step). How q follows the latent weight in 
                      (Agustsson and Theis 2020, arXiv 2006.09952, section 3)
 ==================== ===================================================================
 
-In evaluation mode the weight is always on its grid.
+In evaluation mode the weight is always on its grid. With fixed symbols (:meth:`fix`) it is so in
+training too, and the step alone learns.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class RateAwareWeight(nn.Module):
 
     espalier: ClassVar[bool] = True
     mask: Tensor | None
+    unit: Tensor | None
 
     def __init__(self, step: float, like: Tensor, mask: Tensor | None = None) -> None:
         super().__init__()
@@ -74,17 +76,41 @@ class RateAwareWeight(nn.Module):
             raise InvalidArgument(f"the step of a grid must be positive, not {step}")
         self.log_step = nn.Parameter(like.new_tensor(math.log(step)))
         self.register_buffer("mask", mask)
+        self.register_buffer("unit", None)
         self.rounding = "straight-through"
         self.sharpness = 1.0
+        self.trains = False
 
     @property
     def step(self) -> Tensor:
         """The step, above zero."""
         return self.log_step.exp()
 
+    @property
+    def spacing(self) -> Tensor:
+        """What the latent weight is divided by: the step, or the one that it had at :meth:`fix`."""
+        return self.step if self.unit is None else self.unit
+
+    @torch.no_grad()
+    def fix(self, latent: nn.Parameter) -> None:
+        """Keep the symbols as they are from here, whatever becomes of the step."""
+        if self.unit is None:
+            self.unit = self.step.clone()
+        self.trains = self.trains or latent.requires_grad
+        latent.requires_grad_(False).grad = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Symbols are fixed after it just if they are in the state."""
+        fixed = f"{prefix}unit" in state_dict
+        self.unit = torch.ones_like(self.log_step.detach()) if fixed else None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, latent: Tensor) -> Tensor:
-        step = self.step
-        weight = step * self._rounded(latent / step)
+        if self.unit is not None:
+            weight = self.step * self._nearest(latent.detach() / self.unit)
+        else:
+            step = self.step
+            weight = step * self._rounded(latent / step)
         return weight if self.mask is None else torch.where(self.mask, weight, weight.new_zeros(()))
 
     def _rounded(self, y: Tensor) -> Tensor:
@@ -106,12 +132,12 @@ class RateAwareWeight(nn.Module):
     @torch.no_grad()
     def symbols(self, latent: Tensor) -> Tensor:
         """q, int32, 0 where pruned."""
-        symbols = (latent / self.step).round().int()
+        symbols = (latent / self.spacing).round().int()
         return symbols if self.mask is None else symbols * self.mask
 
     def scaled(self, latent: Tensor) -> Tensor:
         """What the rate is of: latent / step, and with ``noise`` a draw of it; 0 where pruned."""
-        y = latent / self.step
+        y = latent / self.spacing
         if self.training and self.rounding == "noise":
             y = y + torch.rand_like(y) - 0.5
         return y if self.mask is None else y * self.mask

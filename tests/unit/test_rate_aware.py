@@ -14,7 +14,7 @@ from espalier.parametrization import current
 from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.lengths import HEAD, CodeLengths, magnitude_lengths
 from espalier.rate_aware_weight import RateAwareWeight, soft_round
-from espalier.targets import find_targets
+from espalier.targets import Target, find_targets
 from tests.unit.test_parametrization import in_two_processes
 
 
@@ -395,8 +395,76 @@ def test_refining_brings_the_file_within_the_limit():
         rate.refine([])
 
 
+def test_fixed_symbols_stay_and_steps_learn():
+    model = network()
+    espalier.prune(model, density={"0": 0.5, "2": None})
+    rate = espalier.RateAware(model, 1e-4, steps=60, every=10, rounding="noise", harden=1.0)
+    fit(model, rate, 60)
+    rate.fix_symbols()
+    before = {
+        t.name: (current(t).symbols(t.latent), current(t).step.item()) for t in tensors(model)
+    }
+    size, lam, latent = rate.measure(), rate.lam, model[0].parametrizations.weight.original.clone()
+    assert rate.fixed
+    assert rate.loss() == 0
+    x, _ = data()
+    assert torch.equal(model.train()(x), model.eval()(x))
+    fit(model.train(), rate, 30, lr=1e-2)
+    assert torch.equal(model[0].parametrizations.weight.original, latent)
+    for target in tensors(model):
+        held, (symbols, step) = current(target), before[target.name]
+        assert torch.equal(held.symbols(target.latent), symbols)
+        assert held.step.item() != step
+        assert torch.equal(target.value, held.step * symbols)
+    assert (rate.measure(), rate.lam) == (size, lam)
+    refined = rate.refine([data()], lam=1e-3)
+    assert refined.moved > 0
+    assert rate.finish().file_bytes == refined.file_bytes[1]
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(InvalidArgument, match="finished"):
+        rate.fix_symbols()
+
+
+def tensors(model: nn.Module) -> list[Target]:
+    return [t for t in find_targets(model) if isinstance(current(t), RateAwareWeight)]
+
+
+def test_what_has_no_grid_learns_while_symbols_are_fixed():
+    model = network()
+    rate = espalier.RateAware(model, 1e-4, steps=20, every=10, biases=False)
+    fit(model, rate, 20)
+    rate.fix_symbols()
+    before = model[0].bias.detach().clone()
+    fit(model, rate, 5)
+    assert not torch.equal(model[0].bias, before)
+
+
+def test_fixed_symbols_come_back_from_a_checkpoint():
+    model = network()
+    rate = espalier.RateAware(model, 1e-4, steps=20, every=10)
+    fit(model, rate, 20)
+    rate.fix_symbols()
+    fit(model, rate, 10, lr=0.1)
+    kept = copy.deepcopy((model.state_dict(), rate.state_dict()))
+    x, _ = data()
+    fresh = espalier.attach(network(), kept[0])
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    again = network()
+    resumed = espalier.RateAware(again, 1e-4, steps=20, every=10)
+    again.load_state_dict(kept[0])
+    resumed.load_state_dict(kept[1])
+    assert resumed.fixed
+    fit(model.train(), rate, 3)
+    fit(again.train(), resumed, 3)
+    assert saved(again)[0] == saved(model)[0]
+    plain = espalier.finalize(copy.deepcopy(again))
+    assert torch.equal(plain.eval()(x), again.eval()(x))
+    assert all(p.requires_grad for p in plain.parameters())
+
+
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_dead_units_are_cut_out_and_training_goes_on(pruned):
+def test_dead_units_are_cut_out_and_training_goes_on(pruned, fixed):
     pytest.importorskip("torch_pruning")
     model = network()
     with torch.no_grad():
@@ -407,6 +475,9 @@ def test_dead_units_are_cut_out_and_training_goes_on(pruned):
         espalier.prune(model, density=0.8)
     x, _ = data()
     rate = espalier.RateAware(model, 1e-6, steps=40, every=10, grid=0.1)
+    if fixed:
+        rate.fix_symbols()
+        fit(model, rate, 5)
     model.eval()
     before = model(x)
     removed = rate.remove_dead_units(x[:1])

@@ -418,20 +418,21 @@ holdout: 60
 stages:
   - train: {epochs: 3, lr: 1e-2, batch_size: 32}
   - rate_aware: {target: 250, epochs: 6, lr: 1e-2, batch_size: 32, every: 3, distill: 0.5,
-                 remove_dead: 2, refine: 200}
+                 remove_dead: 2, refine: 200, fixed_epochs: 2}
   - evaluate: {split: test, name: compressed}
   - save: {path: b.esp, effort: max}
 """
 
 
-def test_rate_aware_training_resumes_to_the_same_file(tmp_path):
+@pytest.mark.parametrize("interrupted", ["epoch 3/3", "epoch 2/2"])
+def test_rate_aware_training_resumes_to_the_same_file(tmp_path, interrupted):
     pytest.importorskip("torch_pruning")
     recipe = parse_recipe(RATE_AWARE, "rate")
     whole = run_recipe(recipe, tmp_path / "whole")
     assert whole.stages[1].values["file_bytes"] == whole.saved()["ledger"]["file_bytes"] <= 250
 
     def progress(stage: str, done: int, total: int, text: str) -> None:
-        if (stage, done) == ("2/4 rate_aware", 15):
+        if stage == "2/4 rate_aware" and text.startswith(interrupted):
             raise Interrupt
 
     with pytest.raises(Interrupt):
@@ -439,6 +440,9 @@ def test_rate_aware_training_resumes_to_the_same_file(tmp_path):
     run_recipe(recipe, tmp_path / "run", resume=True)
     first, second = ((tmp_path / run / "b.esp").read_bytes() for run in ("whole", "run"))
     assert first == second
+    refined, fixed = (whole.stages[1].values[phase] for phase in ("refined", "fixed"))
+    assert whole.saved()["ledger"]["file_bytes"] == refined["file_bytes"][1]
+    assert len(fixed["epochs"]) == 2
 
 
 @pytest.mark.parametrize(

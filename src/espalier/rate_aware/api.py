@@ -181,10 +181,20 @@ class RateAware:
         hard = self.rounding == "straight-through" or share >= self.harden
         return hard and self.steps_done >= self.control.steps
 
+    @property
+    def fixed(self) -> bool:
+        """Whether :meth:`fix_symbols` was called."""
+        return any(grid.held.unit is not None for grid in self._grids)
+
     def loss(self) -> Tensor:
-        """lambda times the bits of all grids: to be added to the loss of a batch."""
+        """lambda times the bits of all grids: to be added to the loss of a batch.
+
+        Once the symbols are fixed there is nothing to be gained any more, and it is 0.
+        """
         if not self._grids:
             raise InvalidArgument("the grids are finished: make a new RateAware to train on")
+        if self.fixed:
+            return torch.zeros((), device=self._grids[0].held.log_step.device)
         bits = [grid.bits(self.groups) for grid in self._grids]
         return self.lam * torch.stack([b.to(bits[0].device) for b in bits]).sum()
 
@@ -192,7 +202,7 @@ class RateAware:
         """Count one optimizer step; where it is due, look at the symbols."""
         self.steps_done += 1
         self._round()
-        if self.steps_done % self.every == 0:
+        if self.steps_done % self.every == 0 and not self.fixed:
             self._look()
 
     def _round(self) -> None:
@@ -295,6 +305,23 @@ class RateAware:
             )
             return search.run(lam, limit, rounds)
 
+    def fix_symbols(self) -> None:
+        """After training: keep the symbols, and with them the size of the file.
+
+        Train on, and the steps alone learn, with whatever has no grid; :meth:`loss` is 0. Weights
+        want no gradients then: make a new optimizer, and wrap the model anew for distributed
+        training.
+
+        Raises
+        ------
+        InvalidArgument
+            The grids are finished.
+        """
+        if not self._grids:
+            raise InvalidArgument("the grids are finished: make a new RateAware to train on")
+        for grid in self._grids:
+            grid.fix()
+
     @torch.no_grad()
     def finish(self) -> RateReport:
         """Leave codebooks on the model, as :func:`espalier.share` does: zeros stay zero from here.
@@ -329,6 +356,8 @@ class RateAware:
         self.bits, self._fixed_bytes, self._scale, self._measured = state["size"]
         for grid, kept in zip(self._grids, state["lengths"], strict=True):
             grid.lengths.load_state_dict(kept)
+            if grid.held.unit is not None:
+                grid.fix()
         self._round()
 
 

@@ -84,6 +84,8 @@ def remove_dead_units(
         grid.target = targets[grid.target.name]
         grid.held.mask = masks.get(grid.target.name)
         set_grid(grid.target, grid.held)
+        if grid.held.unit is not None:
+            grid.fix()
         grid.lengths = CodeLengths(tuple(grid.target.value.shape))
         grid.lengths.refresh(grid.symbols())
     return tuple(

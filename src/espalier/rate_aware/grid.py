@@ -62,10 +62,14 @@ class GridInTraining:
             bits = bits + groups * sum((norm + TINY).sqrt().sum() for norm in norms)
         return bits
 
+    def fix(self) -> None:
+        """Keep the symbols as they are; the step goes on learning."""
+        self.held.fix(self.target.latent)
+
     @torch.no_grad()
     def move(self, moves: Tensor) -> None:
         """Add to the symbols; weights that move come to lie on the grid."""
-        moved = (self.symbols() + moves) * self.held.step
+        moved = (self.symbols() + moves) * self.held.spacing
         self.target.latent.copy_(torch.where(moves != 0, moved, self.target.latent))
 
     @torch.no_grad()

@@ -172,7 +172,10 @@ class Refiner:
         """A copy with the weights as they are rounded, and its parameters for the grids."""
         plain = finalize(copy.deepcopy(self.model))
         named = {t.name: t.latent for t in find_targets(plain)}
-        return plain, [named[grid.target.name] for grid in self.grids]
+        mine = [named[grid.target.name] for grid in self.grids]
+        for parameter in mine:
+            parameter.requires_grad_()
+        return plain, mine
 
     def _moves(self, lam: float) -> list[Move]:
         plain, mine = self._plain()

@@ -223,6 +223,8 @@ class RateAware(Train):
     """How often dead units are taken out: the epochs are divided into as many equal parts."""
     refine: Annotated[int, Field(ge=0)] = 0
     """After training, symbols are refined on so many training samples; needed to hold a target."""
+    fixed_epochs: Annotated[int, Field(ge=0)] = 0
+    """After that, so many epochs more with the symbols fixed, at a tenth of ``lr``."""
     choose: Literal["best", "last"] = "last"
 
     @model_validator(mode="after")

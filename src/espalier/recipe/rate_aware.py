@@ -19,7 +19,7 @@ from espalier.training.distillation import distillation_loss
 def rate_aware(context: Context, options: RateAware) -> dict[str, Any]:
     own = set(RateAware.model_fields) - set(Train.model_fields)
     steps = options.epochs * steps_per_epoch(context, options.batch_size)
-    how = options.model_dump(include=own - {"remove_dead", "refine"})
+    how = options.model_dump(include=own - {"remove_dead", "refine", "fixed_epochs"})
     if options.freeze_norms is None:
         how["freeze_norms"] = not context.recipe.trains_after(context.index)
     rate = method.RateAware(context.model, steps=steps, **how)
@@ -41,12 +41,14 @@ def rate_aware(context: Context, options: RateAware) -> dict[str, Any]:
             found = rate.remove_dead_units(example.to(next(context.model.parameters()).device))
             removed += [asdict(group) for group in found]
     refined = _refined(context, options, rate) if options.refine else None
+    fixed = _fixed(context, options, rate, len(parts) + 1) if options.fixed_epochs else None
     report = rate.finish()
     return values | {
         "lambda": rate.lam,
         "file_bytes": report.file_bytes,
         "removed": removed,
         "refined": refined,
+        "fixed": fixed,
         "density": density(context.model),
         "layers": [asdict(layer) for layer in report.layers],
         "skipped": [asdict(layer) for layer in report.skipped],
@@ -66,3 +68,12 @@ def _refined(context: Context, options: RateAware, rate: method.RateAware) -> di
     with torch.no_grad(), evaluating(teacher):
         taught = [(x, teacher(x)) for x, _ in batches]
     return asdict(rate.refine(taught, partial(distillation_loss, temperature=options.temperature)))
+
+
+def _fixed(
+    context: Context, options: RateAware, rate: method.RateAware, part: int
+) -> dict[str, Any]:
+    """Train the steps, and what has no grid, with the symbols as they are."""
+    rate.fix_symbols()
+    update = {"epochs": options.fixed_epochs, "lr": options.lr / 10}
+    return train_stage(context, options.model_copy(update=update), context.checkpoint(part), rate)
