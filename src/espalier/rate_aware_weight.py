@@ -42,6 +42,42 @@ def soft_round(y: Tensor, sharpness: float) -> Tensor:
     return low + 0.5 + torch.tanh(sharpness * (y - low - 0.5)) / (2 * math.tanh(sharpness / 2))
 
 
+class _StraightThrough(torch.autograd.Function):
+    """step * round(latent / step), and its gradients as the table above has them.
+
+    Nothing is kept for the backward pass but the weight, which the layer keeps anyway.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(latent: Tensor, log_step: Tensor, mask: Tensor | None) -> Tensor:
+        step = log_step.exp()
+        return _kept(step * nearest(latent / step), mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        latent, _, mask = inputs
+        ctx.save_for_backward(latent, mask, output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        latent, mask, weight = ctx.saved_tensors
+        gradient = _kept(gradient, mask)
+        # step (round(y) - y) is how far the weight lies from the latent one.
+        return gradient, (gradient * (weight - latent)).sum(), None
+
+
+def nearest(y: Tensor) -> Tensor:
+    """``y`` rounded; what becomes zero is +0."""
+    return y.round() + 0.0
+
+
+def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
+    """``values``, +0 where ``mask`` is False."""
+    return values if mask is None else torch.where(mask, values, values.new_zeros(()))
+
+
 class RateAwareWeight(nn.Module):
     """weight = step * round(latent / step) where kept, +0 elsewhere.
 
@@ -106,25 +142,29 @@ class RateAwareWeight(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, latent: Tensor) -> Tensor:
-        if self.unit is not None:
-            weight = self.step * self._nearest(latent.detach() / self.unit)
+        weight = self._on_grid(latent)
+        if weight.stride() != latent.stride():  # results inherit it, and with it their speed
+            weight = torch.empty_like(latent).copy_(weight)
+        return weight
+
+    def _on_grid(self, latent: Tensor) -> Tensor:
+        learning = self.training and self.unit is None
+        if learning and self.rounding == "straight-through":
+            weight: Tensor = _StraightThrough.apply(latent, self.log_step, self.mask)
+            return weight
+        if not learning:
+            y = nearest((latent if self.unit is None else latent.detach()) / self.spacing)
+        elif self.rounding == "noise":
+            y = self.scaled(latent, self.noise(latent))
         else:
-            step = self.step
-            weight = step * self._rounded(latent / step)
-        return weight if self.mask is None else torch.where(self.mask, weight, weight.new_zeros(()))
+            y = soft_round(latent / self.step, self.sharpness)
+        return _kept(self.step * y, self.mask)
 
-    def _rounded(self, y: Tensor) -> Tensor:
-        if not self.training:
-            return self._nearest(y)
-        if self.rounding == "noise":
-            return y + torch.rand_like(y) - 0.5
-        if self.rounding == "soft":
-            return soft_round(y, self.sharpness)
-        return y + (self._nearest(y) - y).detach()
-
-    @staticmethod
-    def _nearest(y: Tensor) -> Tensor:
-        return y.round() + 0.0  # -0 is +0 then
+    def noise(self, latent: Tensor) -> Tensor | None:
+        """Where symbols follow by noise: a draw of it, uniform in (-1/2, 1/2)."""
+        if self.training and self.rounding == "noise":
+            return torch.rand_like(latent) - 0.5
+        return None
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -135,9 +175,9 @@ class RateAwareWeight(nn.Module):
         symbols = (latent / self.spacing).round().int()
         return symbols if self.mask is None else symbols * self.mask
 
-    def scaled(self, latent: Tensor) -> Tensor:
-        """What the rate is of: latent / step, and with ``noise`` a draw of it; 0 where pruned."""
-        y = latent / self.spacing
-        if self.training and self.rounding == "noise":
-            y = y + torch.rand_like(y) - 0.5
+    def scaled(self, latent: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What the rate is of: latent / step, with ``noise`` added; 0 where pruned."""
+        y = latent / self.step
+        if noise is not None:
+            y = y + noise
         return y if self.mask is None else y * self.mask

@@ -114,6 +114,45 @@ def test_beyond_the_head_a_step_costs_the_same_each():
     assert y.grad[0] == y.grad[1] > 0
 
 
+@pytest.mark.parametrize("rounding", ["straight-through", "noise"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_gradients_of_bits_and_weight_are_those_of_autograd(rounding, layout, pruned):
+    torch.manual_seed(0)
+    latent = (torch.randn(8, 6, 3, 3) * 4).to(memory_format=layout)
+    mask = torch.rand(latent.shape) < 0.7 if pruned else None
+    grid = RateAwareWeight(0.7, latent, mask).train()
+    grid.rounding = rounding
+    lengths = CodeLengths(tuple(latent.shape))
+    lengths.refresh(grid.symbols(latent))
+    latent.requires_grad_()
+    torch.manual_seed(1)
+    noise = grid.noise(latent)
+    y = grid.scaled(latent, noise)
+    expected = lengths.each(y).sum()
+    bits = lengths(latent, grid.log_step, mask, noise)
+    assert bits.item() == pytest.approx(expected.item(), rel=1e-5)
+    compare(bits, expected, latent, grid.log_step)
+    rounded = y + (y.round() - y).detach() if noise is None else y
+    out = torch.randn(latent.shape)
+    torch.manual_seed(1)  # the weight's noise is the same then
+    compare((grid(latent) * out).sum(), (grid.step * rounded * out).sum(), latent, grid.log_step)
+
+
+def compare(one: torch.Tensor, other: torch.Tensor, *wanted: torch.Tensor) -> None:
+    mine, theirs = (torch.autograd.grad(v, wanted, retain_graph=True) for v in (one, other))
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_keep_their_memory_format():
+    """Of one channel too, which lies both ways: what a layer gives has the format of its weight."""
+    for rounding in ("straight-through", "noise", "soft"):
+        latent = torch.randn(8, 1, 3, 3).to(memory_format=torch.channels_last)
+        grid = RateAwareWeight(0.7, latent)
+        grid.rounding = rounding
+        assert grid.train()(latent).stride() == grid.eval()(latent).stride() == latent.stride()
+
+
 def test_bits_are_near_what_the_file_takes():
     torch.manual_seed(1)
     model = nn.Linear(400, 300, bias=False)

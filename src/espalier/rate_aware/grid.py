@@ -55,9 +55,11 @@ class GridInTraining:
 
     def bits(self, groups: float) -> Tensor:
         """The bits of all weights, and ``groups`` times the norms of rows and of input channels."""
-        y = self.held.scaled(self.target.latent)
-        bits = self.lengths(y)
-        if groups and y.dim() > 1:
+        held, latent = self.held, self.target.latent
+        noise = held.noise(latent)
+        bits = self.lengths(latent, held.log_step, held.mask, noise)
+        if groups and latent.dim() > 1:
+            y = held.scaled(latent, noise)
             norms = (y.movedim(d, 0).flatten(1).square().sum(1) for d in (0, 1))
             bits = bits + groups * sum((norm + TINY).sqrt().sum() for norm in norms)
         return bits

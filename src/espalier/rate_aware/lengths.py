@@ -10,6 +10,7 @@ zero by what a step less would save, and harder where its neighbours are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,14 +109,46 @@ class CodeLengths:
     def each(self, y: Tensor) -> Tensor:
         """Bits of each weight, linear between grid points. ``y``: latent / step, or symbols."""
         size = y.float().abs()
-        # Each class has a row of lines; the last of them goes on beyond the head.
-        line = (size.detach().clamp(max=HEAD).int() + self.rows).flatten()
-        slope = self.slope.index_select(0, line).view(size.shape)
-        return slope * size + self.intercept.index_select(0, line).view(size.shape)
+        slope, intercept = self._lines(size.detach())
+        return slope * size + intercept
 
-    def __call__(self, y: Tensor) -> Tensor:
-        """Bits of all weights together."""
-        return self.each(y).sum()
+    def _lines(self, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and intercept of each weight's bits, of the shape of ``size``, |latent / step|."""
+        # Each class has a row of lines; the last of them goes on beyond the head.
+        line = size.clamp(max=HEAD).int().add_(self.rows)
+        # In the memory format of the weight: mixed formats are slow.
+        order = sorted(range(line.dim()), key=line.stride, reverse=True)
+        back = np.argsort(order).tolist()
+        inner = line.permute(order)
+        slope, intercept = (
+            table.index_select(0, inner.flatten()).view(inner.shape).permute(back)
+            for table in (self.slope, self.intercept)
+        )
+        return slope, intercept
+
+    def __call__(
+        self,
+        latent: Tensor,
+        log_step: Tensor | None = None,
+        mask: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Bits of all weights together.
+
+        Parameters
+        ----------
+        latent : Tensor
+            Weights before rounding.
+        log_step : Tensor, optional
+            Logarithm of their step, which is 1 by default.
+        mask : bool Tensor, optional
+            False where a weight is pruned: it has the bits of a zero, and no gradient.
+        noise : Tensor, optional
+            Added to latent / step.
+        """
+        log_step = latent.new_zeros(()) if log_step is None else log_step
+        bits: Tensor = _Bits.apply(latent, log_step, mask, noise, self._lines)
+        return bits
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors, for a run that is resumed."""
@@ -126,3 +159,36 @@ class CodeLengths:
         device = self.rows.device
         self.rows = torch.empty_like(self.rows).copy_(state["rows"])
         self.slope, self.intercept = (state[key].to(device) for key in ("slope", "intercept"))
+
+
+class _Bits(torch.autograd.Function):
+    """The bits of all weights, with the gradient at hand already: one tensor is kept for it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latent: Tensor,
+        log_step: Tensor,
+        mask: Tensor | None,
+        noise: Tensor | None,
+        lines: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        step = log_step.float().exp()
+        y = latent.float() / step
+        if noise is not None:
+            y = y + noise
+        if mask is not None:
+            y = y * mask
+        size = y.abs()
+        slope, intercept = lines(size)
+        sloping = (slope * size).sum()
+        pull = slope.mul_(y.sign())
+        # By ln step, y goes with -latent / step: what it is without the noise.
+        by_log_step = -sloping if noise is None else (pull * noise).sum() - sloping
+        ctx.save_for_backward(pull.div_(step), by_log_step)
+        return sloping + intercept.sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        latent, log_step = ctx.saved_tensors
+        return gradient * latent, gradient * log_step, None, None, None
