@@ -31,7 +31,8 @@ from torch import nn
 
 import espalier
 from espalier.analysis.machine import machine
-from espalier.analysis.study import Study, Tuning, study
+from espalier.analysis.study import Study, study
+from espalier.analysis.study_cases import Tuning
 from espalier.analysis.study_report import study_tables
 from espalier.recipe import load_recipe, run_recipe
 from espalier.recipe.network import open_network, reference_recipe

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from espalier.analysis.machine import machine
-from espalier.analysis.study import Study, Tuning, study
+from espalier.analysis.study import Study, study
+from espalier.analysis.study_cases import Tuning
 from espalier.analysis.study_report import findings, study_figures, study_tables
 from espalier.analysis.sweep_figures import save_figures
 from espalier.recipe import load_recipe, run_recipe

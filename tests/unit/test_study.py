@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from espalier.analysis.study import FIGURES, Case, Study, StudyPoint, Tuning, cases, cut, study
+from espalier.analysis.study import Study, StudyPoint, study
+from espalier.analysis.study_cases import FIGURES, Case, Tuning, cases, cut
 from espalier.analysis.study_report import findings, study_tables
 from espalier.errors import InvalidArgument
 from espalier.samples import Samples

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from espalier.analysis.figures import Axis, Figure, curves
-from espalier.analysis.study import FIGURES, Study, StudyPoint
+from espalier.analysis.study import Study, StudyPoint
+from espalier.analysis.study_cases import FIGURES
 from espalier.analysis.tables import markdown
 
 _TITLES = {

@@ -76,7 +76,8 @@ def command(
     if force:
         (folder / POINTS).unlink(missing_ok=True)
 
-    from espalier.analysis.study import Tuning, study
+    from espalier.analysis.study import study
+    from espalier.analysis.study_cases import Tuning
 
     network = asked.network(folder, quiet)
     evaluate, words = asked.judge(network)
