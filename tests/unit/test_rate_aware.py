@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import espalier
 from espalier.errors import InvalidArgument
 from espalier.parametrization import current
 from espalier.rate_aware.control import Controller, Ramp
-from espalier.rate_aware.lengths import HEAD, CodeLengths, magnitude_lengths
+from espalier.rate_aware.lengths import HEAD, LEAST_SLOPE, CodeLengths, magnitude_lengths
 from espalier.rate_aware_weight import RateAwareWeight, soft_round
 from espalier.targets import Target, find_targets
 from tests.unit.test_parametrization import in_two_processes
@@ -103,6 +104,20 @@ def test_a_weight_among_zeros_costs_more_than_one_in_a_full_row():
     y = torch.full((64, 64), 0.2, requires_grad=True)
     lengths(y).backward()
     assert y.grad[32:].min() > 2 * y.grad[:8].max() > 0
+
+
+def test_where_most_weights_are_ones_they_are_drawn_to_zero_all_the_same():
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (40, 50), generator=generator) * 2 - 1
+    symbols = (signs * (torch.rand(40, 50, generator=generator) < 0.8)).int()
+    lengths = CodeLengths((40, 50))
+    bits = lengths.refresh(symbols)
+    entropy = -(0.8 * math.log2(0.4) + 0.2 * math.log2(0.2))
+    assert bits == pytest.approx(entropy * symbols.numel(), rel=0.03)
+    y = symbols.float().requires_grad_()
+    lengths(y).backward()
+    assert (y.grad * signs)[symbols != 0].min() >= LEAST_SLOPE
+    assert (y.grad == 0)[symbols == 0].all()
 
 
 def test_beyond_the_head_a_step_costs_the_same_each():

@@ -12,7 +12,7 @@ import espalier
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.samples import Samples
 from espalier.training import Settings, evaluate, set_dropout, train
-from espalier.training.augment import AUGMENTATIONS, affine, flip, shift
+from espalier.training.augment import AUGMENTATIONS, affine, flip
 
 
 def samples(n: int = 300, seed: int = 0) -> Samples:
@@ -169,19 +169,18 @@ def test_dropout_is_set_everywhere():
     assert model[2].p == 0.05
 
 
-def test_shift_moves_whole_images():
+@pytest.mark.parametrize(("name", "pixels"), [("shift", 2), ("shift-1", 1)])
+def test_shift_moves_whole_images(name, pixels):
     image = torch.zeros(1, 1, 9, 9)
     image[0, 0, 4, 4] = 1
-    for seed in range(20):
-        moved = shift(image, torch.Generator().manual_seed(seed))
-        (place,) = moved[0, 0].nonzero().tolist()
-        assert all(2 <= i <= 6 for i in place)
+    places = set()
+    for seed in range(99):
+        moved = AUGMENTATIONS[name](image, torch.Generator().manual_seed(seed))
         assert moved.sum() == 1
-    places = {
-        tuple(shift(image, torch.Generator().manual_seed(s)).nonzero()[0].tolist())
-        for s in range(99)
-    }
-    assert len(places) > 15
+        (place,) = moved[0, 0].nonzero().tolist()
+        assert all(abs(i - 4) <= pixels for i in place)
+        places.add(tuple(place))
+    assert (2 * pixels + 1) ** 2 - 3 <= len(places) <= (2 * pixels + 1) ** 2
 
 
 def test_flip_mirrors_some():

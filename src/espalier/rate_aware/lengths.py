@@ -6,6 +6,10 @@ in the classes that their neighbours put them into (:mod:`espalier.quantization.
 magnitude m has the length -log2 of its share of its class, with a bit for the sign. Between grid
 points the length is linear, and that is where the gradient comes from: a weight is drawn towards
 zero by what a step less would save, and harder where its neighbours are zero.
+
+Where most symbols are ones, an adaptive coder writes a one in fewer bits than a zero. Going by that
+alone, weights that the loss has no use for would be led to one, and all would stay as they are; so
+a step away from zero always counts as :data:`LEAST_SLOPE` bits at least.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ HEAD = 8
 """Magnitudes below this are counted one by one; beyond it lies a geometric tail."""
 PRIOR = 6.0
 """So many weights of the whole tensor's mixture are added to each class."""
+LEAST_SLOPE = 0.25
+"""Bits that a step away from zero counts as, if by the symbols it would be fewer."""
 _UNSEEN = 0.3
 
 
@@ -92,22 +98,26 @@ class CodeLengths:
 
     @torch.no_grad()
     def refresh(self, symbols: Tensor) -> float:
-        """Count ``symbols`` again; their bits in all."""
+        """Count ``symbols`` again; their bits in all, as they are."""
         flat = symbols.cpu().numpy().reshape(len(symbols) if symbols.dim() > 1 else 1, -1)
         classes = classes_of(flat, self.places).reshape(-1).astype(np.int32)
-        bits = magnitude_lengths(np.abs(flat.reshape(-1)), classes)
+        magnitudes = np.abs(flat.reshape(-1))
+        bits = magnitude_lengths(magnitudes, classes)
         slope = np.column_stack([np.diff(bits[:, : HEAD + 1], axis=1), bits[:, HEAD + 1]])
-        intercept = bits[:, : HEAD + 1] - slope * np.arange(HEAD + 1)
+        slope = np.maximum(slope, LEAST_SLOPE)
+        knots = bits[:, :1] + np.cumsum(slope, axis=1) - slope
+        intercept = knots - slope * np.arange(HEAD + 1)
         self.slope, self.intercept = (
             torch.from_numpy(part.reshape(-1)).to(symbols.device, torch.float32)
             for part in (slope, intercept)
         )
         rows = torch.from_numpy((HEAD + 1) * classes).view(self.shape)
         self.rows = torch.empty_like(symbols).copy_(rows)  # in the memory format of the weight
-        return float(self.each(symbols).double().sum())
+        head = np.minimum(magnitudes, HEAD)
+        return float((bits[classes, head] + bits[classes, -1] * (magnitudes - head)).sum())
 
     def each(self, y: Tensor) -> Tensor:
-        """Bits of each weight, linear between grid points. ``y``: latent / step, or symbols."""
+        """Bits of each weight, linear between grid points. ``y``: latent / step."""
         size = y.float().abs()
         slope, intercept = self._lines(size.detach())
         return slope * size + intercept

@@ -49,7 +49,7 @@ class Train(Strict):
     optimizer: Literal["adam", "sgd"] = "adam"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
-    augment: Literal["shift", "flip", "shift-flip", "affine"] | None = None
+    augment: Literal["shift", "shift-1", "flip", "shift-flip", "affine"] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     choose: Literal["best", "last"] = "best"

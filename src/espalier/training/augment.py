@@ -29,6 +29,11 @@ def shift(x: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
     ]
 
 
+def shift_1(x: Tensor, generator: torch.Generator) -> Tensor:
+    """:func:`shift` by one pixel at most, for small networks that would learn no more."""
+    return shift(x, generator, 1)
+
+
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
     mirrored = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
@@ -73,6 +78,7 @@ def affine(
 
 AUGMENTATIONS: dict[str, Augment] = {
     "shift": shift,
+    "shift-1": shift_1,
     "flip": flip,
     "shift-flip": shift_flip,
     "affine": affine,

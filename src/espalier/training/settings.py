@@ -27,7 +27,7 @@ class Settings:
     schedule : {"cosine", "constant"}
         Learning rate over the whole run; cosine falls to zero.
     augment : str, optional
-        ``"shift"``, ``"flip"``, ``"shift-flip"``, ``"affine"``.
+        ``"shift"``, ``"shift-1"``, ``"flip"``, ``"shift-flip"``, ``"affine"``.
     label_smoothing : float
     average : float
         Decay of an exponential moving average of the parameters, evaluated and kept in their place;
