@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from espalier.container import Reader, Writer, layout, write
+from espalier.container import Reader, Writer, directory, layout, small, write
 from espalier.entropy.cursor import varint
 from espalier.errors import FormatError
 from espalier.fixed_point import FixedPoint, SparseFixedPoint
@@ -255,7 +255,9 @@ def exercise(data, dense_bytes=DENSE_BYTES):
     try:
         reader = Reader(io.BytesIO(data))
     except FormatError:
+        both_ways(data)
         return False
+    both_ways(data, dense_bytes)
     sound = True
     for name in reader.files:
         try:
@@ -276,6 +278,35 @@ def exercise(data, dense_bytes=DENSE_BYTES):
         if tensor.nbytes <= dense_bytes and tensor.dense().shape != entry.shape:
             raise AssertionError(f"{name!r}: the dense tensor has another shape")
     return sound
+
+
+def both_ways(data, dense_bytes=DENSE_BYTES):
+    """An error unless kernels read a directory and small tensors as it is done one by one.
+
+    That is: the same entries and arrays, or the same error.
+    """
+    one_by_one, by_kernels = (_outcome(data, least, dense_bytes) for least in (1 << 60, 0))
+    if one_by_one != by_kernels:
+        raise AssertionError(f"one by one {one_by_one}, by kernels {by_kernels}")
+
+
+def _outcome(data, least, dense_bytes):
+    before = directory.FROM, small.FROM
+    directory.FROM = small.FROM = least
+    try:
+        with Reader(io.BytesIO(data)) as reader:
+            entries = [tuple(entry) for entry in reader._directory.entries]
+            packed = {name: reader._directory.packed[name] for name in reader._directory.packed}
+            found = entries, packed, dict(reader.aliases), dict(reader.metadata), {**reader.files}
+            sizes = [max(1, *e.shape, e.elements) for e in reader._directory.entries]
+            if 16 * sum(sizes) > dense_bytes:
+                return found
+            arrays = reader.arrays()
+        return found, [(n, a.dtype.str, a.shape, a.tobytes()) for n, a in arrays.items()]
+    except FormatError as error:
+        return type(error), str(error)
+    finally:
+        directory.FROM, small.FROM = before
 
 
 def exercise_within(data, seconds):

@@ -4,12 +4,14 @@ A file is broken in two ways: as it would be on a disk (cut short, flipped), whe
 and as an enemy would, with every checksum made right again, so that the decoders stand alone.
 """
 
+import importlib.util
 import io
 import json
 import random
 import time
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +64,11 @@ def whole():
 
 
 WHOLE = whole()
+_spec = importlib.util.spec_from_file_location(
+    "structured", Path(__file__).with_name("structured.py")
+)
+structured = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(structured)
 
 
 def decode(data):
@@ -74,6 +81,7 @@ def decode(data):
 
 
 def refused(data, error=FormatError, match=None):
+    structured.both_ways(data)
     start = time.perf_counter()
     with pytest.raises(error, match=match) as caught:
         decode(data)
@@ -404,6 +412,7 @@ def test_mutated_directories_are_read_or_refused():
 )
 def test_lies_in_the_directory(data, error, match):
     if error is None:
+        structured.both_ways(data)
         decode(data)
     else:
         refused(data, error, match)

@@ -17,12 +17,18 @@ from espalier.container.layout import (
     ON_GRID,
     PACK,
     PACKED,
+    SPARSE,
     Entry,
+    check_paid,
     decode_entry,
 )
 from espalier.container.names import Names
+from espalier.container.table import Table, read_table
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+
+FROM = 48
+"""Entries from which a kernel is worth its loading."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,18 @@ class Directory:
 
     ``tensors`` are the entries that are tensors, by name; ``files`` the pieces of each file;
     ``packed`` says of each tensor that is packed where: the entry of its pack, and the first of its
-    elements there. ``end`` is the byte after the last chunk.
+    elements there. ``end`` is the byte after the last chunk. ``table`` has the entries as integers,
+    where a kernel has read them.
     """
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     tensors: Mapping[str, Entry]
     files: Mapping[str, tuple[Entry, ...]]
     packed: Mapping[str, tuple[Entry, int]]
     aliases: Mapping[str, str]
     metadata: Mapping[str, Any]
     end: int
+    table: Table | None = None
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
@@ -82,11 +90,36 @@ def encode_directory(
 
 
 def decode_directory(data: bytes) -> Directory:
-    """Read a whole directory, whose checksum has been verified."""
+    """Read a whole directory, whose checksum has been verified.
+
+    A long one is read by a kernel, unless there is something out of the ordinary in it, or wrong.
+    """
     cursor = Cursor(data)
     features = _check_features(cursor)
     # An entry has at least 2 bytes of name, kind and the index of an original.
     number = cursor.varint("number of entries", len(data) // 4)
+    table = read_table(data, cursor.at, number) if number >= FROM else None
+    if table is None:
+        entries, tensors, files, names, offset = _decode_entries(cursor, number)
+        if GRID not in features and any(entry.kind in ON_GRID for entry in entries):
+            raise CorruptFile(f"there are fixed-point tensors, and the file does not need {GRID!r}")
+        aliases, metadata = _decode_sections(cursor, names, entries, tensors)
+        packed = _unpacked(entries)
+        for entry in entries:
+            if entry.kind in SPARSE:
+                check_paid(entry)
+        return Directory(entries, tensors, files, packed, aliases, metadata, offset)
+    cursor.at = table.at
+    aliases, metadata = _decode_sections(cursor, table.names(), table.entries, table.tensors)
+    return Directory(
+        table.entries, table.tensors, {}, table.packed, aliases, metadata, table.end, table
+    )
+
+
+def _decode_entries(
+    cursor: Cursor, number: int
+) -> tuple[Sequence[Entry], dict[str, Entry], dict[str, tuple[Entry, ...]], Names, int]:
+    """Entries, those that are tensors, the pieces of files, and the byte after the last chunk."""
     entries: list[Entry] = []
     tensors: dict[str, Entry] = {}
     files: dict[str, list[Entry]] = {}
@@ -102,6 +135,14 @@ def decode_directory(data: bytes) -> Directory:
         entries.append(entry)
         if entry.streams:
             offset += entry.length
+    whole = {name: tuple(pieces) for name, pieces in files.items()}
+    return tuple(entries), tensors, whole, names, offset
+
+
+def _decode_sections(
+    cursor: Cursor, names: Names, entries: Sequence[Entry], tensors: Mapping[str, Entry]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Aliases and metadata."""
     aliases: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     seen: set[int] = set()
@@ -115,11 +156,7 @@ def decode_directory(data: bytes) -> Directory:
             aliases = _decode_aliases(Cursor(payload), names, entries, tensors)
         elif section == METADATA:
             metadata = _decode_metadata(payload)
-    if GRID not in features and any(entry.kind in ON_GRID for entry in entries):
-        raise CorruptFile(f"there are fixed-point tensors, and the file does not need {GRID!r}")
-    whole = {name: tuple(pieces) for name, pieces in files.items()}
-    packed = _unpacked(entries)
-    return Directory(tuple(entries), tensors, whole, packed, aliases, metadata, offset)
+    return aliases, metadata
 
 
 def _unpacked(entries: Sequence[Entry]) -> dict[str, tuple[Entry, int]]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from espalier.container.checksum import crc32
 from espalier.container.names import Names
 from espalier.entropy.cursor import Cursor, varint
+from espalier.entropy.positions import FREE
 from espalier.errors import CorruptFile, FormatError, InvalidArgument
 from espalier.fixed_point import FLOATS, MAX_NUMBER, grid_shape
 from espalier.state import count
@@ -285,3 +286,12 @@ def _check_kind(name: str, kind: str, dtype: str, shape: tuple[int, ...]) -> Non
         raise CorruptFile(f"a piece of a file has {shape[0]} bytes, over the limit of 2**24")
     if kind == PACK and (name or len(shape) != 1 or shape[0] > MAX_PACK):
         raise CorruptFile(f"a pack has no name, and is 1-D of at most 2**16 elements, not {shape}")
+
+
+def check_paid(entry: Entry) -> None:
+    """Refuse counts that no stream pays for; the rest is bounded by the streams themselves."""
+    if entry.stored > FREE + 8 * entry.length:
+        raise CorruptFile(
+            f"tensor {entry.name!r}: {entry.stored} kept elements cannot lie in a chunk of "
+            f"{entry.length} bytes"
+        )

@@ -62,6 +62,15 @@ class Names:
         except UnicodeDecodeError:
             raise CorruptFile(f"the {what} name {utf8[:40]!r} is not UTF-8") from None
 
+    @classmethod
+    def after(cls, previous: bytes, rests: list[bytes]) -> Names:
+        """The names that follow ``previous``, of those that brought up ``rests`` in this order."""
+        names = cls()
+        names._previous = previous
+        for rest in rests:
+            names._add(rest)
+        return names
+
     def _add(self, rest: bytes) -> None:
         self._by_index.append(rest)
         self._rests.setdefault(rest, len(self._by_index))

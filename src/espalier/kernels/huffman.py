@@ -29,7 +29,12 @@ from espalier.kernels.bitpack import (
     peek,
     store64,
 )
-from espalier.kernels.prefix_code import code_words, decode_table
+from espalier.kernels.prefix_code import (
+    code_words,
+    decode_table,
+    fill_code_words,
+    fill_decode_table,
+)
 
 Array = NDArray[Any]
 
@@ -243,6 +248,35 @@ def _finish(
             return TRAILING
         if bit & 7 and buffer[ends[j] - 1] >> (bit & 7):
             return TRAILING
+    return OK
+
+
+@jit
+def decode_run(buffer: Array, lengths: Array, out: Array) -> Int:
+    """The symbols of a lone run, all of ``buffer``, into ``out``: a status.
+
+    ``lengths`` are those of a complete code, of at most 14 bits and at most 256 symbols.
+    """
+    words = np.zeros(lengths.size, np.uint32)
+    fill_code_words(lengths, words)
+    most = np.int64(lengths.max())
+    table = np.empty(np.int64(1) << most, np.uint16)
+    fill_decode_table(lengths, words, table)
+    mask = np.uint64(table.size - 1)
+    safe = np.int64(8) * (buffer.size - 8)
+    bit = i = np.int64(0)
+    while True:
+        steps = min((out.size - i) >> 2, (safe - bit) // (4 * most))
+        if steps <= 0:
+            break
+        for _ in range(steps):
+            bit = _four(buffer, bit, table, mask, out, i)
+            i += 4
+    bit = _symbols(buffer, bit, table, out, i, out.size)
+    if bit < 0 or bit > 8 * buffer.size:
+        return SHORT
+    if bit <= 8 * (buffer.size - 1) or (bit & 7 and buffer[buffer.size - 1] >> (bit & 7)):
+        return TRAILING
     return OK
 
 

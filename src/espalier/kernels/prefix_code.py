@@ -121,7 +121,7 @@ def code_lengths_reference(counts: list[int], limit: int) -> list[int]:
 
 
 @jit
-def _code_words(lengths: Array, words: Array) -> None:
+def fill_code_words(lengths: Array, words: Array) -> None:
     totals = np.zeros(MAX_LENGTH + 2, np.int64)
     for s in range(lengths.size):
         totals[lengths[s] + 1] += 1
@@ -156,12 +156,12 @@ def code_words(lengths: Array) -> Array:
     ['1', '11', '0', '111', '0']
     """
     words = np.zeros(lengths.size, np.uint32)
-    _code_words(lengths, words)
+    fill_code_words(lengths, words)
     return words
 
 
 @jit
-def _decode_table(lengths: Array, words: Array, table: Array) -> None:
+def fill_decode_table(lengths: Array, words: Array, table: Array) -> None:
     for s in range(lengths.size):
         length = np.int64(lengths[s])
         if length:
@@ -180,7 +180,7 @@ def decode_table(lengths: Array) -> Array:
     """
     wide = lengths.size > 256
     table = np.zeros(1 << int(lengths.max()), np.uint32 if wide else np.uint16)
-    _decode_table(lengths, code_words(lengths), table)
+    fill_decode_table(lengths, code_words(lengths), table)
     return table
 
 

@@ -185,7 +185,7 @@ def _words(data: Array, at: Int, end: Int) -> Array:
 
 
 @jit
-def _payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> Int:
+def read_payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> Int:
     """The symbols of all blocks, from ``at`` to the end of ``data``: a status."""
     n = out.size
     blocks = (n + BLOCK - 1) // BLOCK
@@ -210,6 +210,34 @@ def _payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> Int:
             return status
         at, start = end, stop
     return OK
+
+
+@jit
+def read_table(
+    data: Array, first: Int, span: Int, log: Int, precision: Int, n: Int, slots: Array
+) -> tuple[Int, Int, Array]:
+    """Read levels and fill ``slots``: where the payload begins, a status, and the entries.
+
+    The first byte of the payload is -1 if the status is of the table.
+    """
+    levels, frequencies = np.zeros(span + 1, np.int64), np.empty(span + 1, np.int64)
+    entries = np.empty(first + span + 1, np.uint64)
+    status, payload = read_levels(data, log, precision, levels)
+    if status == OK:
+        status = fill_frequencies(levels, log, precision, frequencies)
+    if status != OK:
+        return np.int64(-1), status, entries
+    # Twice what they can hold: no proof is asked for here, only that memory is paid for.
+    least = (np.int64(log) << FRACTION) - log2_of(frequencies.max())
+    if n > ((np.int64(16) * (data.size - payload) + 128) << FRACTION) // least:
+        return payload, SHORT, entries
+    start = np.int64(0)
+    for s in range(span + 1):
+        f = frequencies[s]
+        entries[first + s] = np.uint64(f) | np.uint64(start) << _WORD
+        slots[start : start + f] = first + s
+        start += f
+    return payload, OK, entries
 
 
 @jit
@@ -246,27 +274,12 @@ def decode(
     found : array, shape (n,)
         Of the dtype of ``values``. Only if the status is OK.
     """
-    levels, frequencies = np.zeros(span + 1, np.int64), np.empty(span + 1, np.int64)
-    status, payload = read_levels(data, log, precision, levels)
-    if status == OK:
-        status = fill_frequencies(levels, log, precision, frequencies)
-    if status != OK:
-        return np.int64(-1), status, values
-    # Twice what they can hold: no proof is asked for here, only that memory is paid for.
-    least = (np.int64(log) << FRACTION) - log2_of(frequencies.max())
-    if n > ((np.int64(16) * (data.size - payload) + 128) << FRACTION) // least:
-        return payload, SHORT, values
     slots = np.empty(1 << log, slots.dtype)
-    entries = np.empty(first + span + 1, np.uint64)
-    start = np.int64(0)
-    for s in range(span + 1):
-        f = frequencies[s]
-        entries[first + s] = np.uint64(f) | np.uint64(start) << _WORD
-        slots[start : start + f] = first + s
-        start += f
+    payload, status, entries = read_table(data, first, span, log, precision, n, slots)
+    if status != OK:
+        return payload, status, values
     out = np.empty(n, values.dtype)
-    tables = slots, entries, values
-    return payload, _payload(data, payload, tables, log, out), out
+    return payload, read_payload(data, payload, (slots, entries, values), log, out), out
 
 
 def decode_reference(

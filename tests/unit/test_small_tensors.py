@@ -1,0 +1,128 @@
+"""What kernels decode at once is what is decoded one by one."""
+
+import io
+
+import numpy as np
+import pytest
+
+from espalier.container import Reader, Writer, directory, small, write
+from espalier.errors import CorruptFile
+from espalier.state import Codebook, CompressedModel, Dense, SparseCodebook
+
+RNG = np.random.default_rng(0)
+
+
+def network(levels=40, dtype="float32", n=12):
+    """Layers of sizes on either side of every threshold, and what lies between them."""
+    tensors = {}
+    book = (np.arange(-(levels // 2), levels - levels // 2) * 0.013).astype("<f4")
+    for i in range(n):
+        shape = (4 + i, 9 + 17 * i, 3, 3)
+        codes = RNG.binomial(levels - 1, 0.5, np.prod(shape)).astype("u1")
+        tensors[f"layer{i}.conv.weight"] = Codebook(shape, "float32", codes, book)
+        scales = RNG.normal(size=4 + i).astype("<f4")
+        tensors[f"layer{i}.norm.weight"] = Dense((4 + i,), "float32", scales)
+        tensors[f"layer{i}.norm.mean"] = Dense((4 + i,), "float32", np.zeros(4 + i, "<f4"))
+        tensors[f"layer{i}.norm.steps"] = Dense((), "int64", np.array([i // 3]))
+    tensors["é"] = Dense((4100,), "float32", RNG.normal(size=4100).astype("<f4"))
+    tensors["half"] = Dense((4100,), "bfloat16", RNG.integers(0, 9, 4100).astype("<u2"))
+    tensors[""] = Dense((2, 0), "uint8", np.zeros(0, "u1"))
+    tensors["flags"] = Dense((4200,), "bool", RNG.random(4200) < 0.5)
+    tensors["sparse"] = SparseCodebook(
+        (50, 50), "float32", np.arange(0, 2500, 7), RNG.integers(0, 9, 358).astype("u1"), book
+    )
+    return CompressedModel(tensors, {"tied": "sparse", "again": "é"}, {"k": 1})
+
+
+def read(file, monkeypatch, least):
+    monkeypatch.setattr(directory, "FROM", least)
+    monkeypatch.setattr(small, "FROM", least)
+    with Reader(file) as reader:
+        return reader, reader.arrays()
+
+
+@pytest.mark.parametrize("coder", ["auto", "fixed", "huffman", "rans", "context"])
+def test_arrays_are_those_of_single_tensors(coder, monkeypatch, tmp_path):
+    model = network()
+    path = tmp_path / "model.esp"
+    write(model, path, coder=coder)
+    one, expected = read(path, monkeypatch, 1 << 30)
+    many, found = read(path, monkeypatch, 1)
+    _, in_memory = read(io.BytesIO(path.read_bytes()), monkeypatch, 1)
+    assert one._directory.table is None
+    assert many._directory.table is not None
+    assert tuple(many._directory.entries) == one._directory.entries
+    assert dict(many._directory.packed) == one._directory.packed
+    assert dict(many._directory.tensors) == one._directory.tensors
+    assert many.names() == one.names()
+    assert list(found) == list(in_memory) == list(expected) == model.names()
+    for name, array in expected.items():
+        for other in (found[name], in_memory[name]):
+            assert (other.dtype, other.shape) == (array.dtype, array.shape)
+            assert other.tobytes() == array.tobytes() == model[name].dense().tobytes()
+            assert other.flags.writeable
+    names = list(model.tensors)
+    assert not any(np.shares_memory(found[a], found[b]) for a in names for b in names if a != b)
+
+
+@pytest.mark.parametrize("coder", ["huffman", "rans"])
+def test_what_is_common_is_decoded_by_the_kernel(coder, monkeypatch):
+    file = io.BytesIO()
+    write(network(), file, coder=coder)
+    monkeypatch.setattr(directory, "FROM", 1)
+    monkeypatch.setattr(small, "FROM", 1)
+    with Reader(file) as reader:
+        found = small.small_arrays(reader._directory.table, reader._stretch)
+        left = {name for name in reader.names() if name not in found} - set(reader.aliases)
+    long = {f"layer{i}.conv.weight" for i in (9, 10, 11)}  # of eight runs
+    copies = {f"layer{i}.norm.{what}" for i in range(12) for what in ("mean", "steps")}
+    assert left - copies == {"", "flags", "half", "sparse"} | (
+        long if coder == "huffman" else set()
+    )
+
+
+def test_a_buffer_is_not_for_ever_and_not_for_long_chunks(monkeypatch):
+    file = io.BytesIO()
+    model = network()
+    write(model, file)
+    monkeypatch.setattr(small, "ROOM", 20_000)
+    monkeypatch.setattr(small, "MOST", 30_000)
+    _, found = read(file, monkeypatch, 1)
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: model[name].dense().tobytes() for name in model.names()
+    }
+    assert len({id(array.base) for array in found.values()}) > 3
+
+
+def test_names_that_share_their_beginnings(monkeypatch):
+    names = ["a" * 1000 + str(i) for i in range(300)]  # more text than bytes pay for
+    names += [f"block.{i}.é\u20ac" for i in range(60)] + ["zero\0byte", "zero", ""]
+    file = io.BytesIO()
+    with Writer(file) as writer:
+        for name in names:
+            writer.add(name, Dense((2,), "int8", np.array([1, 2], "i1")))
+        writer.alias("block.0.tied", "zero")
+    for least in (1, 1 << 30):
+        reader, found = read(file, monkeypatch, least)
+        assert list(found) == [*names, "block.0.tied"]
+        assert reader._directory.table is None
+    plain = io.BytesIO()
+    write(
+        CompressedModel({n: Dense((), "int8", np.array([1], "i1")) for n in names[300:360]}), plain
+    )
+    reader, found = read(plain, monkeypatch, 1)
+    assert reader._directory.table is not None
+    assert list(found) == names[300:360]
+    assert reader._directory.entries[-1].name == names[359]
+    assert [e.name for e in reader._directory.entries[:2]] == names[300:302]
+
+
+def test_a_flipped_byte_is_found(monkeypatch):
+    file = io.BytesIO()
+    write(network(), file)
+    with Reader(file) as reader:
+        entry = reader.entry("layer3.conv.weight")
+    data = bytearray(file.getvalue())
+    data[entry.offset + 20] ^= 1
+    with pytest.raises(CorruptFile, match=r"tensor 'layer3.conv.weight': the checksum"):
+        read(io.BytesIO(bytes(data)), monkeypatch, 1)
