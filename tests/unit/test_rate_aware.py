@@ -216,6 +216,16 @@ def test_the_controller_reaches_the_target():
     assert (model(x).argmax(1) == y).float().mean() > 0.9
 
 
+def test_it_is_not_done_while_the_file_is_far_from_the_target():
+    rate = espalier.RateAware(network(), target=300, steps=10, every=2, ramp=0.0)
+    fit(rate.model, rate, 10, lr=1e-5)
+    assert rate.file_bytes > 2 * 300
+    assert not rate.done
+    reached = espalier.RateAware(network(), target=int(rate.file_bytes), steps=10, ramp=0.0)
+    assert not reached.steps_done
+    assert reached.done
+
+
 # ---------------------------------------------------------------- on a model
 
 

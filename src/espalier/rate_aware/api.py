@@ -36,6 +36,8 @@ SHARPNESS = 2.0, 12.0
 """Of soft rounding, at the beginning and where straight-through rounding takes over."""
 MEASURE = 1.1
 """The file is measured again when the bits have changed by this factor; till then it is scaled."""
+NEAR_TARGET = 1.05
+"""A file larger than the target by no more is left to :meth:`RateAware.refine`."""
 
 Steps = float | Mapping[str, float | None]
 
@@ -176,10 +178,13 @@ class RateAware:
 
     @property
     def done(self) -> bool:
-        """Whether the ramp is over and the symbols are rounded straight through."""
+        """Whether the ramp is over, symbols are rounded straight through, and a target is near."""
         share = self.steps_done / self.steps
         hard = self.rounding == "straight-through" or share >= self.harden
-        return hard and self.steps_done >= self.control.steps
+        aim = self.control.target if isinstance(self.control, Controller) else math.inf
+        return (
+            hard and self.steps_done >= self.control.steps and self.file_bytes <= NEAR_TARGET * aim
+        )
 
     @property
     def fixed(self) -> bool:
