@@ -124,6 +124,8 @@ class CodeLengths:
 
     def _lines(self, size: Tensor) -> tuple[Tensor, Tensor]:
         """Slope and intercept of each weight's bits, of the shape of ``size``, |latent / step|."""
+        if self.rows.device != size.device or self.rows.stride() != size.stride():
+            self._follow(size)
         # Each class has a row of lines; the last of them goes on beyond the head.
         line = size.clamp(max=HEAD).int().add_(self.rows)
         # In the memory format of the weight: mixed formats are slow.
@@ -135,6 +137,11 @@ class CodeLengths:
             for table in (self.slope, self.intercept)
         )
         return slope, intercept
+
+    def _follow(self, weight: Tensor) -> None:
+        """The model was moved to another device or memory format."""
+        self.rows = torch.empty_like(weight, dtype=torch.int32).copy_(self.rows)
+        self.slope, self.intercept = (t.to(weight.device) for t in (self.slope, self.intercept))
 
     def __call__(
         self,
