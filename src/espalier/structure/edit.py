@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -37,6 +37,14 @@ class StructuralEdit(ABC):
     def new_layers(self) -> list[str]:
         """Layers whose weights do not follow from those before; they want training."""
         return []
+
+    def for_file(self, model: nn.Module) -> Self:
+        """What a file has to tell of it that has every weight of ``model``: the shapes."""
+        return self
+
+    def makes_shapes_of(self, other: StructuralEdit) -> bool:
+        """Whether it leaves layers of the same shapes as ``other``."""
+        return self == other
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

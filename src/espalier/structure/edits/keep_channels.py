@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import nn
 
 from espalier.errors import InvalidArgument
-from espalier.structure.channels import cut, from_ranges, widths
+from espalier.structure.channels import cut, from_ranges, to_ranges, widths
 from espalier.structure.edit import EDITS, StructuralEdit, named_module
+from espalier.targets import unwrap
+
+_UNGROUPED = (nn.Linear, nn.modules.batchnorm._NormBase)
 
 
 @EDITS.register("keep_channels")
@@ -45,6 +49,26 @@ class KeepChannels(StructuralEdit):
     def apply(self, model: nn.Module) -> None:
         for name in self.layers:
             cut(named_module(model, name), *self._sides(name))
+
+    def for_file(self, model: nn.Module) -> Self:
+        """As many channels, the first: a hundred scattered ones would be a long list.
+
+        But for layers with groups, each of which keeps its own, and for those that a later edit
+        replaced, of which that is not known.
+        """
+        modules = dict(unwrap(model).named_modules())
+        layers: dict[str, dict[str, object]] = {}
+        for name, kept in self.layers.items():
+            layers[name] = dict(kept)
+            module = modules.get(name)
+            if isinstance(module, _UNGROUPED) or getattr(module, "groups", 0) == 1:
+                for side, channels in zip(("in", "out"), self._sides(name), strict=True):
+                    if channels is not None:
+                        layers[name][side] = to_ranges(list(range(len(channels))))
+        return replace(self, layers=layers)
+
+    def makes_shapes_of(self, other: StructuralEdit) -> bool:
+        return isinstance(other, KeepChannels) and self.describe() == other.describe()
 
     def describe(self) -> list[str]:
         lines = []
