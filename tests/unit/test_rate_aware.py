@@ -408,6 +408,20 @@ mine = torch.tensor([rate.lam, rate.bits, *model[0].weight.detach().flatten()])
 both = [torch.zeros_like(mine) for _ in range(2)]
 dist.all_gather(both, mine)
 assert torch.equal(*both)
+rate.fix_symbols()
+ddp = DistributedDataParallel(model)
+opt = torch.optim.Adam((p for p in ddp.parameters() if p.requires_grad), 0.01)
+before = model[0].weight.detach().clone()
+for _ in range(3):
+    opt.zero_grad()
+    (ddp(torch.randn(4, 8)).square().sum() + rate.loss()).backward()
+    opt.step()
+    rate.step()
+mine = model[0].weight.detach().flatten()
+both = [torch.zeros_like(mine) for _ in range(2)]
+dist.all_gather(both, mine)
+assert torch.equal(*both)
+assert not torch.equal(mine, before.flatten())
 rate.finish()
 dist.destroy_process_group()
 """
@@ -465,6 +479,7 @@ def test_fixed_symbols_stay_and_steps_learn():
     rate = espalier.RateAware(model, 1e-4, steps=60, every=10, rounding="noise", harden=1.0)
     fit(model, rate, 60)
     rate.fix_symbols()
+    assert rate.done
     before = {
         t.name: (current(t).symbols(t.latent), current(t).step.item()) for t in tensors(model)
     }

@@ -10,7 +10,7 @@ after Oktay et al. 2020 (entropy-penalised reparameterisation, arXiv 1906.06624)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
@@ -21,14 +21,13 @@ from torch.nn import functional
 
 from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
-from espalier.options import Lookup
 from espalier.rate_aware import norms as rate_norms
 from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.dead_units import remove_dead_units
-from espalier.rate_aware.grid import GridInTraining, GridTensor
+from espalier.rate_aware.grid import GridInTraining, GridTensor, Steps, chosen_targets
 from espalier.rate_aware.refine import Loss, Refined, Refiner
 from espalier.structure.filters import PrunedFilters
-from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
+from espalier.targets import Skipped, refuse_nonfinite
 from espalier.torch_io import save
 
 ROUNDINGS = ("straight-through", "noise", "annealed")
@@ -38,8 +37,6 @@ MEASURE = 1.1
 """The file is measured again when the bits have changed by this factor; till then it is scaled."""
 NEAR_TARGET = 1.05
 """A file larger than the target by no more is left to :meth:`RateAware.refine`."""
-
-Steps = float | Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ class RateAware:
         )
         self.steps_done, self.bits = 0, 0.0
         self._fixed_bytes, self._scale, self._measured = 0.0, 1.0, 0.0
-        chosen, self._skipped = _chosen(model, grid, biases)
+        chosen, self._skipped = chosen_targets(model, grid, biases)
         self._hooks = rate_norms.freeze_norms(model) if freeze_norms else []
         self._grids = [GridInTraining.on(target, value) for target, value in chosen]
         self._round()
@@ -178,13 +175,15 @@ class RateAware:
 
     @property
     def done(self) -> bool:
-        """Whether the ramp is over, symbols are rounded straight through, and a target is near."""
+        """Whether the ramp is over, symbols are rounded straight through, and a target is near.
+
+        Or they are fixed: then nothing changes the file any more.
+        """
         share = self.steps_done / self.steps
         hard = self.rounding == "straight-through" or share >= self.harden
         aim = self.control.target if isinstance(self.control, Controller) else math.inf
-        return (
-            hard and self.steps_done >= self.control.steps and self.file_bytes <= NEAR_TARGET * aim
-        )
+        near = self.file_bytes <= NEAR_TARGET * aim
+        return self.fixed or (hard and self.steps_done >= self.control.steps and near)
 
     @property
     def fixed(self) -> bool:
@@ -364,30 +363,3 @@ class RateAware:
             if grid.held.unit is not None:
                 grid.fix()
         self._round()
-
-
-def _check_grid(value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return float(value)
-    raise InvalidArgument(f"grid must be a finite number above 0, not {value!r}")
-
-
-def _chosen(
-    model: nn.Module, steps: Steps, biases: bool
-) -> tuple[list[tuple[Target, float]], tuple[Skipped, ...]]:
-    """Every tensor that ``steps`` has a value for, with it; and the others, with the reason."""
-    lookup = Lookup(steps, "grid", _check_grid)
-    targets = [t for t in find_targets(model) if t.by_default or biases]
-    values = lookup.resolve([(t.answers_to, t.kind) for t in targets])
-    skipped, chosen = [], []
-    for target, value in zip(targets, values, strict=True):
-        if value is None:
-            skipped.append(Skipped(target.name, "no grid is set for it"))
-        elif target.obstacle or not target.value.numel():
-            skipped.append(Skipped(target.name, target.obstacle or "it has no elements"))
-        else:
-            refuse_nonfinite(target, target.value)
-            chosen.append((target, value))
-    if not chosen:
-        raise InvalidArgument("grid: the model has no tensor that can be put on one")
-    return chosen, tuple(skipped)

@@ -1,16 +1,20 @@
-"""One tensor that is trained on its grid: where it is, its parametrization, its code lengths."""
+"""Tensors that are trained on grids: which, and of each its parametrization and code lengths."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from espalier.errors import InvalidArgument
+from espalier.options import Lookup
 from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
 from espalier.rate_aware.lengths import CodeLengths
 from espalier.rate_aware_weight import RateAwareWeight
-from espalier.targets import Target
+from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
 
 FINEST = 64
 """No step begins finer than the root mean square of the weights over this."""
@@ -18,6 +22,9 @@ TINY = 1e-6
 """Under the root of a norm, whose gradient is finite at zero then."""
 STEP_OF_ZEROS = 0.01
 """The first step of a tensor of zeros, a bias that was never trained."""
+
+Steps = float | Mapping[str, float | None]
+"""First steps of grids, in standard deviations; None for no grid."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +113,30 @@ def _spread(weight: Tensor) -> float:
         return STEP_OF_ZEROS
     size = float(values.square().mean().sqrt())
     return max(float(values.std(correction=0)), size / FINEST)
+
+
+def _check_grid(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise InvalidArgument(f"grid must be a finite number above 0, not {value!r}")
+
+
+def chosen_targets(
+    model: nn.Module, steps: Steps, biases: bool
+) -> tuple[list[tuple[Target, float]], tuple[Skipped, ...]]:
+    """Every tensor that ``steps`` has a value for, with it; and the others, with the reason."""
+    lookup = Lookup(steps, "grid", _check_grid)
+    targets = [t for t in find_targets(model) if t.by_default or biases]
+    values = lookup.resolve([(t.answers_to, t.kind) for t in targets])
+    skipped, chosen = [], []
+    for target, value in zip(targets, values, strict=True):
+        if value is None:
+            skipped.append(Skipped(target.name, "no grid is set for it"))
+        elif target.obstacle or not target.value.numel():
+            skipped.append(Skipped(target.name, target.obstacle or "it has no elements"))
+        else:
+            refuse_nonfinite(target, target.value)
+            chosen.append((target, value))
+    if not chosen:
+        raise InvalidArgument("grid: the model has no tensor that can be put on one")
+    return chosen, tuple(skipped)
