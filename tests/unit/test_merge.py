@@ -539,7 +539,8 @@ def test_edits_stack_in_any_order(first, tmp_path):
     espalier.save(model, tmp_path / "m.esp")
     fresh = espalier.load(tmp_path / "m.esp", into=Inception().eval())
     assert torch.equal(fresh(IMAGE), model(IMAGE))
-    assert espalier.edits_of(fresh) == espalier.edits_of(model)
+    pairs = zip(espalier.edits_of(fresh), espalier.edits_of(model), strict=True)
+    assert all(loaded.makes_shapes_of(made) for loaded, made in pairs)
 
 
 def test_masked_shared_and_repeated_layers_stay():
