@@ -58,11 +58,11 @@ _METHODS = (
             (PLAIN, RAW): kernel.PLAIN,
             (CONSTANT, RAW): kernel.CONSTANT,
             (MULTIPLES, RAW): kernel.MULTIPLES,
-            (PLANES, _RANS): kernel.PLANES_RANS,
-            (PLANES, _HUFFMAN): kernel.PLANES_HUFFMAN,
+            (PLANES, _RANS): kernel.PLANES + kernel.RANS,
+            (PLANES, _HUFFMAN): kernel.PLANES + kernel.HUFFMAN,
         }
     ),
-    _methods({(0, _RANS): kernel.CODES_RANS, (0, _HUFFMAN): kernel.CODES_HUFFMAN}),
+    _methods({(0, _RANS): kernel.RANS, (0, _HUFFMAN): kernel.HUFFMAN}),
 )
 _PACK = KINDS[PACK]
 _DTYPES = frozen(_WIDTHS), frozen(_IS_FLOAT32)

@@ -27,6 +27,10 @@ Int = Any
 jit: Any = njit(cache=True, nogil=True)
 """The decorator of every kernel here: compiled when first called, kept on disk, free of the GIL."""
 
+_njit: Any = njit  # whose type does not know of all options
+inner: Any = _njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Of what only kernels call: nothing is compiled that a call from Python would need."""
+
 inlined: Any = njit(cache=True, nogil=True, forceinline=True)
 """Of what kernels call in their innermost loop: with arrays to hand over, a call costs most."""
 
@@ -95,7 +99,7 @@ store64: Any = _store64_checked if _CHECKED else _store64_fast
 """``store64(array, offset, word)``: write a uint64 as 8 little-endian bytes."""
 
 
-@jit
+@inner
 def peek(buffer: Array, bit: Int) -> Int:
     """At least 57 bits of ``buffer`` from ``bit`` on, in the low bits; zeros past its end."""
     byte = bit >> 3
@@ -122,7 +126,7 @@ def bytes_of(body: bytes | memoryview) -> Array:
     return data
 
 
-@jit
+@inner
 def get_varint(buffer: Array, at: Int) -> tuple[Int, Int]:
     """A variable-length integer in its shortest form, and the byte after it: -1 if there is none.
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, Int, frozen, jit
+from espalier.kernels.bitpack import OK, RANGE, Int, frozen, inner, jit
 from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, largest_level, put_levels
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ FRACTION = 16
 """Bits after the point of :func:`log2_of`."""
 
 
-@jit
+@inner
 def log2_of(f: Int) -> Int:
     """floor(2**16 log2 f), by integers, so that it is the same anywhere."""
     exponent = np.int64(0)
@@ -64,7 +64,7 @@ def log2_table() -> Array:
     return frozen(table)
 
 
-@jit
+@inner
 def _weight(level: Int, precision: Int) -> Int:
     u = np.int64(level) - 1
     if u < np.int64(2) << precision:
@@ -73,7 +73,7 @@ def _weight(level: Int, precision: Int) -> Int:
     return (one + (u & (one - 1))) << ((u >> precision) - 1)
 
 
-@jit
+@inner
 def _level(weight: Int, precision: Int) -> Int:
     """The level whose weight is nearest."""
     if weight < np.int64(2) << precision:
@@ -152,7 +152,7 @@ def frequencies_reference(levels: list[int], log: int, precision: int) -> list[i
 # ---------------------------------------------------------------- the choice
 
 
-@jit
+@inner
 def _cost(counts: Array, target: Array, log: Int, precision: Int, logs: Array, work: Array) -> Int:
     """Bits of table and payload, or -1 where the frequencies do not do."""
     levels, frequencies = work[0], work[1]

@@ -24,6 +24,7 @@ from espalier.kernels.bitpack import (
     TRAILING,
     Int,
     frozen,
+    inner,
     jit,
     load64,
     peek,
@@ -61,7 +62,7 @@ def run_starts(n: int) -> Array:
 # ---------------------------------------------------------------- encoding
 
 
-@jit
+@inner
 def _encode_run(symbols: Array, start: Int, stop: Int, codes: Array, out: Array, byte: Int) -> Int:
     """Write one run from byte ``byte`` of ``out`` on; returns the byte after it."""
     acc = np.uint64(0)
@@ -149,7 +150,7 @@ def encode_reference(symbols: list[int], lengths: Array) -> tuple[bytes, list[in
 # ---------------------------------------------------------------- decoding
 
 
-@jit
+@inner
 def _symbols(buffer: Array, bit: Int, table: Array, out: Array, i: Int, stop: Int) -> Int:
     """Symbols ``i`` to ``stop`` of a run, one by one; the bit after them, or -1 past the end."""
     mask = np.uint64(table.size - 1)
@@ -162,7 +163,7 @@ def _symbols(buffer: Array, bit: Int, table: Array, out: Array, i: Int, stop: In
     return bit if i == stop else np.int64(-1)
 
 
-@jit
+@inner
 def _four(buffer: Array, bit: Int, table: Array, mask: Int, out: Array, i: Int) -> Int:
     """Four symbols from one load, 4 * 14 + 7 <= 64; returns the bit after them.
 
@@ -190,7 +191,7 @@ def _four(buffer: Array, bit: Int, table: Array, mask: Int, out: Array, i: Int) 
     return bit + np.int64(used + (entry & low))
 
 
-@jit
+@inner
 def _lanes(buffer: Array, bits: Array, starts: Array, table: Array, out: Array, steps: Int) -> None:
     """``4 * steps`` symbols of each of 8 runs, in turn, from ``bits`` on, which is moved along.
 
@@ -251,15 +252,15 @@ def _finish(
     return OK
 
 
-@jit
-def decode_run(buffer: Array, lengths: Array, out: Array) -> Int:
+@inner
+def decode_run(buffer: Array, lengths: Array, most: Int, out: Array) -> Int:
     """The symbols of a lone run, all of ``buffer``, into ``out``: a status.
 
-    ``lengths`` are those of a complete code, of at most 14 bits and at most 256 symbols.
+    ``lengths`` are those of a complete code of at most 256 symbols; ``most``, the greatest of them,
+    is at most 14.
     """
     words = np.zeros(lengths.size, np.uint32)
     fill_code_words(lengths, words)
-    most = np.int64(lengths.max())
     table = np.empty(np.int64(1) << most, np.uint16)
     fill_decode_table(lengths, words, table)
     mask = np.uint64(table.size - 1)

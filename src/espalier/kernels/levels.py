@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, SHORT, Int, frozen, jit
+from espalier.kernels.bitpack import OK, RANGE, SHORT, Int, frozen, inner, jit
 
 Array = NDArray[Any]
 
@@ -23,13 +23,13 @@ MIN_LOG, MAX_LOG = 4, 17
 MAX_PRECISION = 7
 
 
-@jit
+@inner
 def largest_level(log: Int, precision: Int) -> Int:
     """The largest level whose weight is below 2**log."""
     return (log - precision + 1) << precision
 
 
-@jit
+@inner
 def _put(out: Array, bit: Int, value: Int, width: Int) -> Int:
     """``width`` bits of ``value`` at ``bit``; an empty ``out`` only counts them."""
     if out.size:
@@ -39,7 +39,7 @@ def _put(out: Array, bit: Int, value: Int, width: Int) -> Int:
     return bit + width
 
 
-@jit
+@inner
 def _log2(x: Int) -> Int:
     n = np.int64(0)
     while x > 1:
@@ -48,7 +48,7 @@ def _log2(x: Int) -> Int:
     return n
 
 
-@jit
+@inner
 def _rice(mean: Int) -> Int:
     """The parameter for a running sum ``mean`` of about eight values."""
     return _log2(max((mean * 3) >> 5, 1))
@@ -90,7 +90,7 @@ def put_levels(levels: Array, precision: Int, out: Array) -> Int:
     return bit
 
 
-@jit
+@inner
 def _get(buffer: Array, bit: Int, width: Int) -> Int:
     """``width`` bits at ``bit``; zeros past the end."""
     value = np.int64(0)
@@ -101,7 +101,7 @@ def _get(buffer: Array, bit: Int, width: Int) -> Int:
     return value
 
 
-@jit
+@inner
 def _get_unary(buffer: Array, bit: Int, most: Int) -> Int:
     """The number of zero bits before the next one, or -1 if there are more than ``most``."""
     n = np.int64(0)
@@ -114,7 +114,7 @@ def _get_unary(buffer: Array, bit: Int, most: Int) -> Int:
     return np.int64(-1)
 
 
-@jit
+@inner
 def get_levels(buffer: Array, log: Int, precision: Int, levels: Array) -> tuple[Int, Int]:
     """Read levels: the inverse of :func:`put_levels`; a status and the number of bits."""
     most = largest_level(log, precision)

@@ -12,7 +12,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, SHORT, TRAILING, Int, get_varint, jit, load64, peek
+from espalier.kernels.bitpack import (
+    OK,
+    RANGE,
+    SHORT,
+    TRAILING,
+    Int,
+    get_varint,
+    inner,
+    jit,
+    load64,
+    peek,
+)
 from espalier.kernels.frequencies import FRACTION, fill_frequencies, log2_of
 from espalier.kernels.levels import read_levels
 from espalier.kernels.rans import BLOCK, LANES, LOW, SPLIT_FROM, per_word
@@ -26,7 +37,7 @@ _LOW = np.uint64(LOW)
 _WORD = np.uint64(32)
 
 
-@jit
+@inner
 def _pop(x: Int, i: Int, tables: Tables, log: Int, out: Array) -> Int:
     slots, entries, values = tables
     slot = x & ((np.uint64(1) << log) - np.uint64(1))
@@ -37,14 +48,14 @@ def _pop(x: Int, i: Int, tables: Tables, log: Int, out: Array) -> Int:
     return share * (x >> log) + slot - (entry >> _WORD)
 
 
-@jit
+@inner
 def _refill(x: Int, words: Array, at: Int) -> tuple[Int, Int]:
     low = x < _LOW
     word = np.uint64(words[at])
     return ((x << _WORD) | word) if low else x, at + np.uint64(low)
 
 
-@jit
+@inner
 def _turns(
     words: Array, at: Int, x: Array, tables: Tables, log: Int, out: Array, turns: Int
 ) -> Int:
@@ -84,7 +95,7 @@ def _turns(
     return np.int64(at)
 
 
-@jit
+@inner
 def _one_by_one(
     words: Array,
     at: Int,
@@ -119,7 +130,7 @@ def _one_by_one(
     return at
 
 
-@jit
+@inner
 def _in_turn(words: Array, states: Array, tables: Tables, log: Int, out: Array) -> tuple[Int, Int]:
     """As many symbols of 8 states as can be read without a check: how many, and words read."""
     at = np.int64(0)
@@ -133,7 +144,7 @@ def _in_turn(words: Array, states: Array, tables: Tables, log: Int, out: Array) 
         i += 2 * LANES * turns
 
 
-@jit
+@inner
 def _block(words: Array, states: Array, tables: Tables, log: Int, out: Array) -> Int:
     """Read the symbols of one block into ``out``: a status. States are moved along."""
     i, at = np.int64(0), np.int64(0)
@@ -151,7 +162,7 @@ def _block(words: Array, states: Array, tables: Tables, log: Int, out: Array) ->
     return OK
 
 
-@jit
+@inner
 def _states(data: Array, at: Int, end: Int, states: Array) -> Int:
     """The states at the start of a block: the byte where its words begin, or -1.
 
@@ -172,7 +183,7 @@ def _states(data: Array, at: Int, end: Int, states: Array) -> Int:
     return (bit + 7) >> 3
 
 
-@jit
+@inner
 def _words(data: Array, at: Int, end: Int) -> Array:
     """The words from ``at`` to ``end``; they may lie at any byte."""
     words = np.empty((end - at) >> 2, np.uint32)
@@ -184,7 +195,7 @@ def _words(data: Array, at: Int, end: Int) -> Array:
     return words
 
 
-@jit
+@inner
 def read_payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> Int:
     """The symbols of all blocks, from ``at`` to the end of ``data``: a status."""
     n = out.size
@@ -212,7 +223,7 @@ def read_payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> 
     return OK
 
 
-@jit
+@inner
 def read_table(
     data: Array, first: Int, span: Int, log: Int, precision: Int, n: Int, slots: Array
 ) -> tuple[Int, Int, Array]:
@@ -228,7 +239,10 @@ def read_table(
     if status != OK:
         return np.int64(-1), status, entries
     # Twice what they can hold: no proof is asked for here, only that memory is paid for.
-    least = (np.int64(log) << FRACTION) - log2_of(frequencies.max())
+    most = np.int64(0)
+    for f in frequencies:
+        most = max(most, f)
+    least = (np.int64(log) << FRACTION) - log2_of(most)
     if n > ((np.int64(16) * (data.size - payload) + 128) << FRACTION) // least:
         return payload, SHORT, entries
     start = np.int64(0)

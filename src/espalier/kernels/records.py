@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import Int, get_varint, jit
+from espalier.kernels.bitpack import Int, get_varint, inner, jit
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ _MOST_LENGTH = 1 << 48
 """No chunk is longer, and no sum of them overflows."""
 
 
-@jit
+@inner
 def _name(
     data: Array, at: Int, text: Array, last: tuple[Int, Int], rests: Array, known: Int, most: Int
 ) -> tuple[Int, Int, Int, Int]:
@@ -76,19 +76,20 @@ def _name(
     return at, begin, shared + size, known
 
 
-@jit
+@inner
 def _copy(data: Array, at: Int, records: Array, i: Int, kinds: Array) -> Int:
     index, at = get_varint(data, at)
     if at < 0 or index >= i or kinds[records[index, KIND]] & (COPY | IS_PACK):
         return np.int64(-1)
     kind = records[i, KIND]
-    records[i, :METHODS] = records[index, :METHODS]
+    for k in range(METHODS):
+        records[i, k] = records[index, k]
     records[i, KIND], records[i, ORIGINAL] = kind, index
     records[i, CRC], records[i, LENGTH], records[i, PACK] = 0, 0, -1
     return at
 
 
-@jit
+@inner
 def _shape(data: Array, at: Int, dims: int, table: Array, used: Int, most: Int) -> tuple[Int, Int]:
     """Dimensions to ``table`` from ``used`` on: the byte after them, or -1; and their product."""
     elements, empty = np.int64(1), False
@@ -107,7 +108,7 @@ def _shape(data: Array, at: Int, dims: int, table: Array, used: Int, most: Int) 
     return at, np.int64(0) if empty else elements
 
 
-@jit
+@inner
 def _streams(data: Array, at: Int, number: Int, record: Array) -> Int:
     for k in range(number):
         if at >= data.size:
@@ -125,7 +126,7 @@ def _streams(data: Array, at: Int, number: Int, record: Array) -> Int:
     return at + _CRC_BYTES
 
 
-@jit
+@inner
 def _fields(
     data: Array, at: Int, record: Array, dims: Array, used: Int, traits: Int, limits: Array
 ) -> Int:
@@ -156,7 +157,7 @@ def _fields(
     return at
 
 
-@jit
+@inner
 def _fill_packs(records: Array, kinds: Array) -> bool:
     """Which pack has each packed tensor, and from where on; False if they do not fit together."""
     pack = np.full(18, -1, np.int64)
@@ -181,7 +182,7 @@ def _fill_packs(records: Array, kinds: Array) -> bool:
     return True
 
 
-@jit
+@inner
 def _next_pack(records: Array, kinds: Array, dtype: Int, i: Int) -> Int:
     while i < records.shape[0]:
         if kinds[records[i, KIND]] & IS_PACK and records[i, DTYPE] == dtype:
@@ -245,7 +246,8 @@ def read_entries(
         if at < 0 or at >= data.size:
             return bad
         record = records[i]
-        record[:] = 0
+        for k in range(FIELDS):
+            record[k] = 0
         record[KIND], record[DIMS] = data[at] & 15, data[at] >> 4
         record[ORIGINAL] = record[PACK] = -1
         traits = kinds[record[KIND]]

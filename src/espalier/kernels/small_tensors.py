@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, Int, get_varint, jit, load64, set_bits
+from espalier.kernels.bitpack import OK, Int, get_varint, inner, jit, load64, set_bits
 from espalier.kernels.huffman import SPLIT_FROM, decode_run
 from espalier.kernels.levels import MAX_PRECISION, MIN_LOG
 from espalier.kernels.prefix_code import MAX_LENGTH, read_lengths
@@ -22,7 +22,6 @@ from espalier.kernels.records import (
     COPY,
     DTYPE,
     ELEMENTS,
-    IS_PACK,
     KIND,
     LENGTH,
     LEVELS,
@@ -32,15 +31,14 @@ from espalier.kernels.records import (
     PACKED,
     SHARED,
     SPARSE,
-    STREAMS,
 )
 
 Array = NDArray[Any]
 
-PLAIN, CONSTANT, MULTIPLES, PLANES_RANS, PLANES_HUFFMAN = 1, 2, 3, 4, 5
-"""Ways that values are written."""
-CODES_RANS, CODES_HUFFMAN = PLANES_RANS, PLANES_HUFFMAN
-"""Ways that codes are written."""
+RANS, HUFFMAN = 1, 2
+"""Coders of codes and of byte planes."""
+PLAIN, CONSTANT, MULTIPLES, PLANES = 1, 2, 3, 3
+"""Ways that values are written; ``PLANES`` and a coder is one too."""
 
 _ALIGNMENT = 64
 _STORED, _CODED, _CONSTANT = 0, 1, 2
@@ -48,7 +46,6 @@ _STORED, _CODED, _CONSTANT = 0, 1, 2
 _MOST_LOG = 14
 _MOST_MULTIPLE = 1 << 20
 _LARGEST = float(np.finfo(np.float32).max)
-_BYTES = np.arange(256, dtype=np.uint8)
 
 
 @jit
@@ -104,7 +101,7 @@ def plan(
 # ---------------------------------------------------------------- symbols
 
 
-@jit
+@inner
 def _rans(body: Array, alphabet: Int, values: Array, slots: Array, out: Array) -> bool:
     first, at = get_varint(body, 0)
     if at < 0 or first >= alphabet:
@@ -120,9 +117,9 @@ def _rans(body: Array, alphabet: Int, values: Array, slots: Array, out: Array) -
     return status == OK and read_payload(data, payload, (slots, entries, values), log, out) == OK
 
 
-@jit
-def _huffman(body: Array, alphabet: Int, out: Array) -> bool:
-    """One run of symbols into ``out``, uint8."""
+@inner
+def _huffman(body: Array, alphabet: Int, values: Array, codes: Array, out: Array) -> bool:
+    """One run of symbols."""
     first, at = get_varint(body, 0)
     if at < 0 or first >= alphabet or out.size >= SPLIT_FROM:
         return False
@@ -136,20 +133,36 @@ def _huffman(body: Array, alphabet: Int, out: Array) -> bool:
     status, bit, _, _ = read_lengths(body, 8 * at, first, first + span, guess, lengths)
     if status != OK or (bit & 7 and body[bit >> 3] >> (bit & 7)):
         return False
-    total = np.int64(0)
+    total = most = np.int64(0)
     for s in range(first, first + span + 1):
+        most = max(most, np.int64(lengths[s]))
         if lengths[s]:
             total += np.int64(1) << (MAX_LENGTH - np.int64(lengths[s]))
-    data = body[(bit + 7) >> 3 :]
-    if total != np.int64(1) << MAX_LENGTH or lengths.max() > 14 or out.size > 8 * data.size:
+    data, found = body[(bit + 7) >> 3 :], codes[: out.size]
+    if total != np.int64(1) << MAX_LENGTH or most > 14 or out.size > 8 * data.size:
         return False
-    return decode_run(data, lengths, out) == OK
+    if decode_run(data, lengths, most, found) != OK:
+        return False
+    for i in range(found.size):
+        out[i] = values[np.uint64(found[i])]
+    return True
+
+
+@inner
+def _symbols(
+    coder: Int, body: Array, alphabet: Int, values: Array, work: tuple[Array, Array], out: Array
+) -> bool:
+    """What symbols stand for, words of 32 bits, into ``out``."""
+    slots, codes = work
+    if coder == RANS:
+        return _rans(body, alphabet, values, slots, out)
+    return coder == HUFFMAN and _huffman(body, alphabet, values, codes, out)
 
 
 # ---------------------------------------------------------------- values
 
 
-@jit
+@inner
 def _multiples(body: Array, out: Array) -> bool:
     """Rising multiples of a step, as bits of float32: see :mod:`espalier.entropy.multiples`."""
     if body.size < 9:
@@ -160,25 +173,27 @@ def _multiples(body: Array, out: Array) -> bool:
     folded, at = get_varint(body, 8)
     if at < 0 or at == body.size or folded > 2 * _MOST_MULTIPLE:
         return False
-    first = -(folded + 1) // 2 if folded & 1 else folded // 2
+    first = -(folded >> 1) - 1 if folded & 1 else folded >> 1
     k = np.empty(out.size, np.int64)
     if set_bits(body[at:], first, k) != OK or not 0.0 < step < np.inf:
         return False
     if np.float64(max(abs(k[0]), abs(k[-1]))) * step > _LARGEST:
         return False
-    values = np.empty(out.size, np.float32)
+    values = out.view(np.float32)
     for i in range(out.size):
         values[i] = np.float32(np.float64(k[i]) * step)
-    out[:] = values.view(np.uint32)
     return True
 
 
-@jit
-def _planes(body: Array, coder: Int, turn: bool, slots: Array, out: Array) -> bool:
+@inner
+def _planes(
+    body: Array, coder: Int, turn: bool, bytes_: Array, work: tuple[Array, Array], out: Array
+) -> bool:
     """Words of four bytes from their planes: see :mod:`espalier.entropy.planes`."""
     n, at = out.size, np.int64(0)
-    plane = np.empty(n, np.uint8)
-    out[:] = 0
+    plane = np.empty(n, np.uint32)
+    for i in range(n):
+        out[i] = 0
     for _ in range(4):
         if at >= body.size:
             return False
@@ -191,71 +206,43 @@ def _planes(body: Array, coder: Int, turn: bool, slots: Array, out: Array) -> bo
             return False
         part = body[at : at + size]
         at += size
-        if mode == _CODED and coder == PLANES_RANS:
-            if not _rans(part, 256, _BYTES, slots, plane):
-                return False
-        elif mode == _CODED:
-            if not _huffman(part, 256, plane):
-                return False
-        elif mode == _STORED:
-            plane[:] = part
-        else:
-            plane[:] = part[0]
+        if mode == _CODED and not _symbols(coder, part, np.int64(256), bytes_, work, plane):
+            return False
+        if mode != _CODED:
+            for i in range(n):
+                plane[i] = part[i if mode == _STORED else 0]
         for i in range(n):
-            out[i] = (out[i] << np.uint32(8)) | np.uint32(plane[i])
+            out[i] = (out[i] << np.uint32(8)) | plane[i]
     if turn:
         for i in range(n):
             out[i] = (out[i] >> np.uint32(1)) | ((out[i] & np.uint32(1)) << np.uint32(31))
     return at == body.size
 
 
-@jit
-def _values(body: Array, method: Int, width: Int, is_float: bool, slots: Array, out: Array) -> bool:
-    """Exact values into ``out``, as bytes."""
-    if method == PLAIN:
-        if body.size != out.size:
-            return False
-        out[:] = body
-    elif method == CONSTANT:
-        if body.size != width:
-            return False
-        for start in range(0, out.size, width):
-            out[start : start + width] = body
-    elif width != 4:
-        return False
-    elif method == MULTIPLES:
-        return is_float and _multiples(body, out.view(np.uint32))
-    elif method in (PLANES_RANS, PLANES_HUFFMAN):
-        return _planes(body, method, is_float, slots, out.view(np.uint32))
-    else:
-        return False
-    return True
-
-
-@jit
-def _shared(
-    chunk: Array, record: Array, methods: tuple[Array, Array], is_float: bool, slots: Array,
+@inner
+def _values(
+    body: Array,
+    method: Int,
+    width: Int,
+    is_float: bool,
+    bytes_: Array,
+    work: tuple[Array, Array],
     out: Array,
-) -> bool:  # fmt: skip
-    """Shared weights: codes of a codebook, whose bits are moved, whatever they mean."""
-    cut, levels = record[METHODS + 1], record[LEVELS]
-    codebook = np.empty(4 * levels, np.uint8)
-    by_value, by_code = methods
-    values = chunk[cut:], by_value[record[METHODS + 2]]
-    if not _values(*values, 4, is_float, slots, codebook):
+) -> bool:
+    """Exact values into ``out``, as bytes."""
+    if method in (PLAIN, CONSTANT):
+        if body.size != (out.size if method == PLAIN else width):
+            return False
+        for start in range(0, out.size, body.size):
+            for k in range(body.size):
+                out[start + k] = body[k]
+        return True
+    if width != 4:
         return False
-    words, found = codebook.view(np.uint32), out.view(np.uint32)
-    method = by_code[record[METHODS]]
-    if method == CODES_RANS:
-        return _rans(chunk[:cut], levels, words, slots, found)
-    if method != CODES_HUFFMAN:
-        return False
-    codes = np.empty(found.size, np.uint8)
-    if not _huffman(chunk[:cut], levels, codes):
-        return False
-    for i in range(codes.size):
-        found[i] = words[np.uint64(codes[i])]
-    return True
+    if method == MULTIPLES:
+        return is_float and _multiples(body, out.view(np.uint32))
+    coder = method - PLANES
+    return coder > 0 and _planes(body, coder, is_float, bytes_, work, out.view(np.uint32))
 
 
 # ---------------------------------------------------------------- all of them
@@ -288,28 +275,36 @@ def decode(
         As :func:`plan` has filled it; becomes -1 for what is left to the caller.
     out : uint8 array
     """
-    slots = np.empty(1 << _MOST_LOG, np.uint8)
+    work = np.empty(1 << _MOST_LOG, np.uint8), np.empty(SPLIT_FROM, np.uint8)
+    bytes_ = np.empty(256, np.uint32)
+    for i in range(256):
+        bytes_[i] = i
+    by_value, by_code = methods
     widths, is_float32 = dtypes
     for i in range(start, stop):
         if places[i] < 0:
             continue
         record = records[i]
-        dtype, begin = record[DTYPE], record[OFFSET] - base
-        traits = kinds[record[KIND]]
-        part = out[places[i] : places[i] + record[ELEMENTS] * widths[dtype]]
+        width, is_float, length = widths[record[DTYPE]], is_float32[record[DTYPE]], record[LENGTH]
+        begin = record[OFFSET] - base
+        part = out[places[i] : places[i] + record[ELEMENTS] * width]
         whole = False
-        if traits & COPY:
+        if kinds[record[KIND]] & COPY:
             origin = places[record[ORIGINAL]]
             whole = origin >= 0
-            if whole:
-                part[:] = out[origin : origin + part.size]
-        elif 0 <= begin <= file.size - record[LENGTH]:
-            chunk = file[begin : begin + record[LENGTH]]
-            is_float = is_float32[dtype]
-            if traits & SHARED:
-                whole = _shared(chunk, record, methods, is_float, slots, part)
-            elif traits & STREAMS == 1 or traits & IS_PACK:
-                method = methods[0][record[METHODS]]
-                whole = _values(chunk, method, widths[dtype], is_float, slots, part)
+            for k in range(part.size if whole else 0):
+                part[k] = out[origin + k]
+        elif 0 <= begin <= file.size - length:
+            chunk, values, cut = file[begin : begin + length], part, np.int64(0)
+            method = by_value[record[METHODS]]
+            shared = kinds[record[KIND]] & SHARED
+            if shared:  # codes of a codebook, whose bits are moved, whatever they mean
+                cut, values = record[METHODS + 1], np.empty(4 * record[LEVELS], np.uint8)
+                method = by_value[record[METHODS + 2]]
+            whole = _values(chunk[cut:], method, width, is_float, bytes_, work, values)
+            if shared and whole:
+                coder, words = by_code[record[METHODS]], values.view(np.uint32)
+                found = part.view(np.uint32)
+                whole = _symbols(coder, chunk[:cut], record[LEVELS], words, work, found)
         if not whole:
             places[i] = -1
