@@ -378,6 +378,18 @@ def test_wrong_options(options, message):
         espalier.RateAware(network(), **({"steps": 10} | options))
 
 
+def test_the_state_of_another_run_is_refused():
+    kept = espalier.RateAware(network(), 1e-6, steps=10).state_dict()
+    led = espalier.RateAware(network(), target=900, steps=10)
+    with pytest.raises(InvalidArgument, match="of a run with lam, and this one has target"):
+        led.load_state_dict(kept)
+    fewer = espalier.RateAware(network(), 1e-6, steps=10, biases=False)
+    with pytest.raises(
+        InvalidArgument, match=r"shapes \[\(64, 32\), \(64,\), .* have \[\(64, 32\), "
+    ):
+        fewer.load_state_dict(kept)
+
+
 def test_a_weight_with_nan_is_named():
     model = network()
     with torch.no_grad():

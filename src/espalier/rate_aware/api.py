@@ -354,7 +354,23 @@ class RateAware:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; steps and latent weights come with the model's."""
+        """Go on from :meth:`state_dict`; steps and latent weights come with the model's, before.
+
+        Raises
+        ------
+        InvalidArgument
+            The state is of a run with ``lam`` in place of ``target``, or of other tensors.
+        """
+        led = "target" if "target" in state["control"] else "lam"
+        own = "target" if isinstance(self.control, Controller) else "lam"
+        shapes = [tuple(kept["rows"].shape) for kept in state["lengths"]]
+        if led != own:
+            raise InvalidArgument(f"the state is of a run with {led}, and this one has {own}")
+        if shapes != [grid.lengths.shape for grid in self._grids]:
+            raise InvalidArgument(
+                f"the state is of tensors of the shapes {shapes}, and those with grids here have "
+                f"{[grid.lengths.shape for grid in self._grids]}"
+            )
         self.steps_done = int(state["steps_done"])
         self.control = type(self.control)(**state["control"])
         self.bits, self._fixed_bytes, self._scale, self._measured = state["size"]
