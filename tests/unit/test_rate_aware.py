@@ -189,6 +189,22 @@ def test_lambda_rises_over_the_ramp():
     assert Ramp(2.0, 0).at(0) == 2.0
 
 
+def test_lambda_can_be_set_between_steps():
+    rate = espalier.RateAware(network(), 1.0, steps=10, ramp=0.5)
+    ramped = rate.loss().item()
+    rate.lam = 3.0
+    assert rate.loss().item() == pytest.approx(ramped / 0.2 * 3.0)
+    assert rate.done
+    again = espalier.RateAware(network(), 1.0, steps=10)
+    again.load_state_dict(rate.state_dict())
+    assert again.lam == 3.0
+    with pytest.raises(InvalidArgument, match="lam must be a number above 0, not -1"):
+        rate.lam = -1
+    led = espalier.RateAware(network(), target=900, steps=10)
+    with pytest.raises(InvalidArgument, match="led to a target"):
+        led.lam = 3.0
+
+
 def test_the_path_falls_to_the_target_and_stays():
     control = Controller(100.0, 10)
     control.update(0, 1600.0)

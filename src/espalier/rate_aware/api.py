@@ -134,9 +134,7 @@ class RateAware:
     ) -> None:
         if (lam is None) == (target is None):
             raise InvalidArgument("give either lam or target")
-        for name, number in (("lam", lam), ("target", target), ("steps", steps), ("every", every)):
-            if number is not None and not (math.isfinite(number) and number > 0):
-                raise InvalidArgument(f"{name} must be a number above 0, not {number}")
+        _check_positive(lam=lam, target=target, steps=steps, every=every)
         if not (math.isfinite(groups) and groups >= 0):
             raise InvalidArgument(f"groups must be at least 0, not {groups}")
         for name, share in (("ramp", ramp), ("harden", harden)):
@@ -162,8 +160,21 @@ class RateAware:
 
     @property
     def lam(self) -> float:
-        """lambda as it is now."""
+        """lambda as it is now. Set it between steps for a schedule of your own, not the ramp.
+
+        Raises
+        ------
+        InvalidArgument
+            Training is led to a target, or the value is not a number above 0.
+        """
         return self.control.at(self.steps_done)
+
+    @lam.setter
+    def lam(self, lam: float) -> None:
+        if isinstance(self.control, Controller):
+            raise InvalidArgument("lam cannot be set: training is led to a target of bytes")
+        _check_positive(lam=lam)
+        self.control = Ramp(lam, 0)
 
     @property
     def file_bytes(self) -> float:
@@ -379,3 +390,9 @@ class RateAware:
             if grid.held.unit is not None:
                 grid.fix()
         self._round()
+
+
+def _check_positive(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise InvalidArgument(f"{name} must be a number above 0, not {number}")
