@@ -61,14 +61,16 @@ the number of bits, of signs, of whether it has more than n bits."""
 _PLAIN = _LONG + 16 * STEPS
 _DIGITS = 16
 """No element takes so many digits: 18 decisions of at most 11 bits."""
-_SHIFT = np.uint64(32)
+_SHIFT, _FULL, _ONE = np.uint64(32), np.uint64(1 << 32), np.uint64(1)
 
 _NONE = np.zeros(0, np.int64)
 _BOUNDS = [2 * ((4 + i % 4) << i // 4) - 8 for i in range(1, STEPS)]
 _STEP = frozen(np.searchsorted(_BOUNDS, np.arange(_BOUNDS[-1] + 1), "right").astype(np.int32))
 """A mean in parts of 16, quantized: four steps to each doubling of it and a half."""
 
-_SQUASH, _STRETCH = (frozen(table.astype(np.int32)) for table in logistic())
+_SQUASH, _STRETCH = (
+    frozen(t.astype(dtype)) for t, dtype in zip(logistic(), (np.uint16, np.int16), strict=True)
+)  # small, to stay in the fastest cache
 _RATES = frozen(RATES.astype(np.int32))
 
 
@@ -94,84 +96,174 @@ def _learnt(counter: Int, bit: Int) -> Int:
 
 
 @inlined
-def _coded(
-    left: Int, code: Int, at: Int, digits: Array, writing: Int, bit: Int, p: Int
-) -> tuple[Int, Int, Int, Int]:
-    """A decision of the range coder: the bit, and the coder's range, code and place after it."""
+def _risen(counter: Int) -> Int:
+    """:func:`_learnt` of a one: the probability is never too low then."""
+    q, seen = counter >> 10, counter & 1023
+    q += (((1 << 16) - q) * np.int64(_RATES[np.uint64(seen)])) >> 16
+    return q << 10 | (seen + np.int64(seen < LIMIT))
+
+
+@inlined
+def _fallen(counter: Int) -> Int:
+    return _learnt(counter, np.int64(0))
+
+
+@inlined
+def _coded(left: Int, low: Int, at: Int, digits: Array, bit: Int, p: Int) -> tuple[Int, Int, Int]:
+    """Write a decision: the coder's range, low and place after it."""
     bound = (left >> np.uint64(16)) * np.uint64(p)
-    if writing:
-        if bit:
-            left = bound
-        else:
-            code += bound
-            left -= bound
-            if code < bound:
-                carry(digits, at)
-        if left >> _SHIFT == np.uint64(0):
-            digits[at] = np.uint32(code >> _SHIFT)
-            at += 1
-            code <<= _SHIFT
-            left <<= _SHIFT
+    if bit:
+        left = bound
     else:
-        bit = np.int64(code < bound)
-        if bit:
-            left = bound
-        else:
-            code -= bound
-            left -= bound
-        if left >> _SHIFT == np.uint64(0):
-            digit = np.uint64(digits[at]) if at < digits.size else np.uint64(0)
-            at += 1
-            code = (code << _SHIFT) | digit
-            left <<= _SHIFT
-    return bit, left, code, at
+        low += bound
+        left -= bound
+        if low < bound:
+            carry(digits, at)
+    if left < _FULL:
+        digits[at] = np.uint32(low >> _SHIFT)
+        at += 1
+        low <<= _SHIFT
+        left <<= _SHIFT
+    return left, low, at
 
 
 @inlined
 def _plain(
-    left: Int, code: Int, at: Int, digits: Array, writing: Int, bit: Int, counters: Array, i: Int
-) -> tuple[Int, Int, Int, Int]:
-    """A decision by one counter."""
+    left: Int, low: Int, at: Int, digits: Array, bit: Int, counters: Array, i: Int
+) -> tuple[Int, Int, Int]:
+    """Write a decision by one counter."""
     counter = np.int64(counters[i])
-    bit, left, code, at = _coded(left, code, at, digits, writing, bit, counter >> 10)
+    left, low, at = _coded(left, low, at, digits, bit, counter >> 10)
     counters[i] = _learnt(counter, bit)
-    return bit, left, code, at
+    return left, low, at
+
+
+@inlined
+def _predicted(x: Int, y: Int, z: Int, a: Int, b: Int, c: Int) -> tuple[Int, Int, Int, Int]:
+    """Of three counters and their weights, the stretched probabilities and the mixed one."""
+    s = np.int64(_STRETCH[np.uint64(x >> 14)])
+    t = np.int64(_STRETCH[np.uint64(y >> 14)])
+    u = np.int64(_STRETCH[np.uint64(z >> 14)])
+    logit = min(max((a * s + b * t + c * u) >> 16, np.int64(-TOP)), np.int64(TOP))
+    return s, t, u, np.int64(_SQUASH[np.uint64(logit + TOP)])
+
+
+@inlined
+def _moved(weight: Int, stretched: Int, error: Int) -> Int:
+    return weight + ((stretched * error + np.int64(1 << 17)) >> 18)
 
 
 @inlined
 def _mixed(
     left: Int,
-    code: Int,
+    low: Int,
     at: Int,
     digits: Array,
-    writing: Int,
     bit: Int,
     contexts: tuple[Int, Int, Int],
     node: Int,
     counters: Array,
     weights: Array,
-) -> tuple[Int, Int, Int, Int]:
-    """A decision by three counters, written out: a loop over them takes twice the time."""
+) -> tuple[Int, Int, Int]:
+    """Write a decision by three counters, written out: a loop over them takes twice the time."""
     i, j, k = contexts[0] + node, contexts[1] + node, contexts[2] + node
     x, y, z = np.int64(counters[i]), np.int64(counters[j]), np.int64(counters[k])
-    s = np.int64(_STRETCH[np.uint64(x >> 14)])
-    t = np.int64(_STRETCH[np.uint64(y >> 14)])
-    u = np.int64(_STRETCH[np.uint64(z >> 14)])
     a, b, c = weights[0, node], weights[1, node], weights[2, node]
-    logit = min(max((a * s + b * t + c * u) >> 16, np.int64(-TOP)), np.int64(TOP))
-    p = np.int64(_SQUASH[np.uint64(logit + TOP)])
-    bit, left, code, at = _coded(left, code, at, digits, writing, bit, p)
+    s, t, u, p = _predicted(x, y, z, a, b, c)
+    left, low, at = _coded(left, low, at, digits, bit, p)
     error = 6 * ((bit << 16) - p)
-    half = np.int64(1 << 17)
-    weights[0, node] = a + ((s * error + half) >> 18)
-    weights[1, node] = b + ((t * error + half) >> 18)
-    weights[2, node] = c + ((u * error + half) >> 18)
+    weights[0, node], weights[1, node] = _moved(a, s, error), _moved(b, t, error)
+    weights[2, node] = _moved(c, u, error)
     counters[i], counters[j], counters[k] = _learnt(x, bit), _learnt(y, bit), _learnt(z, bit)
-    return bit, left, code, at
+    return left, low, at
 
 
 @jit
-def _code(
+def _write(
+    state: Array,
+    digits: Array,
+    positions: Array,
+    channel_of: Array,
+    codes: Array,
+    ranks: Array,
+    middle: Int,
+    least: Int,
+    most: Int,
+    counters: Array,
+    weights: Array,
+    plain: Array,
+) -> Int:
+    """Write ``codes``; no ``positions``: all elements are kept. ``ranks``: of each code."""
+    left, low, at = state[RANGE], state[CODE], np.int64(state[AT])
+    columns = channel_of.size
+    of_column = np.full(columns, 16, np.int64)
+    of_channel = np.full(channel_of[-1] + 1, 128, np.int64)
+    recent, near, start = np.int64(1024), np.int64(0), np.int64(0)
+    before, last = np.int64(-1), np.int64(0)
+    for n in range(codes.size):
+        place = positions[n] if positions.size else np.int64(n)
+        if place >= start + columns:
+            start = place // columns * columns
+        if at + _DIGITS > digits.size:
+            return SHORT
+        column = np.uint64(place - start)
+        channel = channel_of[column]
+        above = of_column[column]
+        by_recent = _quantized(recent >> 6)
+        contexts = (
+            np.uint64(by_recent * NODES),
+            np.uint64(_CHANNEL + _quantized(of_channel[np.uint64(channel)] >> 3) * NODES),
+            np.uint64(_NEAR + (_quantized(above) * STEPS + _quantized(near)) * NODES),
+        )
+        signed = np.int64(ranks[np.uint64(codes[n])]) - middle
+        signed += least if signed >= 0 else np.int64(0)
+        size, bits = abs(signed), least
+        while bits < most:
+            more = np.int64(size >> bits != 0)
+            if bits < NODES:
+                node = np.uint64(bits)
+                left, low, at = _mixed(
+                    left, low, at, digits, more, contexts, node, counters, weights
+                )
+            else:
+                i = np.uint64(_LONG + by_recent * 16 + bits)
+                left, low, at = _plain(left, low, at, digits, more, plain, i)
+            if not more:
+                break
+            bits += 1
+        for shift in range(bits - 2, -1, -1):
+            first = shift == bits - 2
+            i = np.uint64(_SECOND + bits if first else size >> (shift + 1))
+            left, low, at = _plain(left, low, at, digits, (size >> shift) & 1, plain, i)
+        if size:
+            beside = place == before + 1 and column and channel_of[column - 1] == channel
+            i = np.uint64(_SIGNS + (_signed(last) if beside else np.int64(8)))
+            left, low, at = _plain(left, low, at, digits, np.int64(signed < 0), plain, i)
+        before, last = place, signed
+        recent += (1024 * size - recent) >> 5
+        of_channel[channel] += (128 * size - of_channel[channel]) >> 4
+        of_column[column] = above + ((16 * size - above) >> 3)
+        near += (16 * size - near) >> 1
+    state[RANGE], state[CODE], state[AT] = left, low, np.uint64(at)
+    return OK
+
+
+@inlined
+def _decided(left: Int, code: Int, counter: Int) -> tuple[Int, Int, Int, Int]:
+    """Read a decision by one counter: the bit, range, code, and the counter after it."""
+    bound = (left >> np.uint64(16)) * np.uint64(counter >> 10)
+    one = code < bound
+    bit = np.int64(one)
+    return bit, bound if one else left - bound, code if one else code - bound, _learnt(counter, bit)
+
+
+@inlined
+def _joined(code: Int, digit: Int) -> Int:
+    return (code << _SHIFT) | np.uint64(digit)
+
+
+@jit
+def _read(
     state: Array,
     digits: Array,
     positions: Array,
@@ -184,12 +276,12 @@ def _code(
     counters: Array,
     weights: Array,
     plain: Array,
-    writing: Int = 0,
 ) -> Int:
-    """Fill ``codes``, or write them; no ``positions``: all elements are kept.
+    """Fill ``codes``; ``order``: of each rank. ``_DIGITS`` zeros follow the last of the digits.
 
-    ``order`` has the code of each rank; to write, the rank of each code. Where ``writing`` is left
-    out, what only a writer does is not compiled.
+    No array is handed to another function: numba would count its users anew at each decision, which
+    takes as long as the decision. A mixed decision is a branch, so that what follows it need not
+    wait until its probability is known; signs and low bits cannot be foreseen, and are none.
     """
     left, code, at = state[RANGE], state[CODE], np.int64(state[AT])
     columns = channel_of.size
@@ -197,74 +289,87 @@ def _code(
     of_channel = np.full(channel_of[-1] + 1, 128, np.int64)
     recent, near, start = np.int64(1024), np.int64(0), np.int64(0)
     before, last = np.int64(-1), np.int64(0)
+    a, b, c = weights[0, 0], weights[1, 0], weights[2, 0]
+    d, e, f = weights[0, 1], weights[1, 1], weights[2, 1]
     for n in range(codes.size):
         place = positions[n] if positions.size else np.int64(n)
         if place >= start + columns:
             start = place // columns * columns
-        if at + _DIGITS > digits.size if writing else at > digits.size + 1:
+        if at > digits.size - _DIGITS + 1:
             return SHORT
         column = np.uint64(place - start)
-        channel = channel_of[column]
+        channel = np.uint64(channel_of[column])
         above = of_column[column]
         by_recent = _quantized(recent >> 6)
-        contexts = (
-            np.uint64(by_recent * NODES),
-            np.uint64(_CHANNEL + _quantized(of_channel[np.uint64(channel)] >> 3) * NODES),
-            np.uint64(_NEAR + (_quantized(above) * STEPS + _quantized(near)) * NODES),
-        )
-        value = np.int64(0)
-        if writing:
-            value = np.int64(order[np.uint64(codes[n])]) - middle
-            value += least if value >= 0 else np.int64(0)
-        known = abs(value)
-        bits, size = least, least
-        while bits < most:
-            more = np.int64(known >> bits != 0)
-            if bits < NODES:
-                bit, left, code, at = _mixed(
-                    left,
-                    code,
-                    at,
-                    digits,
-                    writing,
-                    more,
-                    contexts,
-                    np.uint64(bits),
-                    counters,
-                    weights,
-                )
+        i = np.uint64(by_recent * NODES)
+        j = np.uint64(_CHANNEL + _quantized(of_channel[channel] >> 3) * NODES)
+        k = np.uint64(_NEAR + (_quantized(above) * STEPS + _quantized(near)) * NODES)
+        size, bits, more = np.int64(0), least, True
+        if least == 0:
+            x, y, z = np.int64(counters[i]), np.int64(counters[j]), np.int64(counters[k])
+            s, t, u, p = _predicted(x, y, z, a, b, c)
+            bound = (left >> np.uint64(16)) * np.uint64(p)
+            if code < bound:
+                left, error, bits = bound, 6 * ((1 << 16) - p), np.int64(1)
+                x, y, z = _risen(x), _risen(y), _risen(z)
             else:
-                i = np.uint64(_LONG + by_recent * 16 + bits)
-                bit, left, code, at = _plain(left, code, at, digits, writing, more, plain, i)
-            if not bit:
-                break
-            bits += 1
+                left, code, error, more = left - bound, code - bound, -6 * p, False
+                x, y, z = _fallen(x), _fallen(y), _fallen(z)
+            a, b, c = _moved(a, s, error), _moved(b, t, error), _moved(c, u, error)
+            counters[i], counters[j], counters[k] = x, y, z
+            if left < _FULL:
+                code, left = _joined(code, digits[np.uint64(at)]), left << _SHIFT
+                at += 1
+        if more:
             size = np.int64(1)
-        if bits > 1:
-            i = np.uint64(_SECOND + bits)
-            bit, left, code, at = _plain(
-                left, code, at, digits, writing, (known >> (bits - 2)) & 1, plain, i
-            )
-            size = 2 + bit
-            for shift in range(bits - 3, -1, -1):
-                bit, left, code, at = _plain(
-                    left, code, at, digits, writing, (known >> shift) & 1, plain, np.uint64(size)
-                )
-                size = 2 * size + bit
-        signed = np.int64(0)
-        if size:
-            beside = place == before + 1 and column and channel_of[column - 1] == channel
+            if most > 1:
+                i, j, k = i + _ONE, j + _ONE, k + _ONE
+                x, y, z = np.int64(counters[i]), np.int64(counters[j]), np.int64(counters[k])
+                s, t, u, p = _predicted(x, y, z, d, e, f)
+                bound = (left >> np.uint64(16)) * np.uint64(p)
+                if code < bound:
+                    left, error, bits = bound, 6 * ((1 << 16) - p), np.int64(2)
+                    x, y, z = _risen(x), _risen(y), _risen(z)
+                else:
+                    left, code, error = left - bound, code - bound, -6 * p
+                    x, y, z = _fallen(x), _fallen(y), _fallen(z)
+                if left < _FULL:
+                    code, left = _joined(code, digits[np.uint64(at)]), left << _SHIFT
+                    at += 1
+                d, e, f = _moved(d, s, error), _moved(e, t, error), _moved(f, u, error)
+                counters[i], counters[j], counters[k] = x, y, z
+            if bits == NODES:
+                while bits < most:
+                    i = np.uint64(_LONG + by_recent * 16 + bits)
+                    bit, left, code, plain[i] = _decided(left, code, np.int64(plain[i]))
+                    if left < _FULL:
+                        code, left = _joined(code, digits[np.uint64(at)]), left << _SHIFT
+                        at += 1
+                    if not bit:
+                        break
+                    bits += 1
+                i = np.uint64(_SECOND + bits)
+                for _ in range(bits - 1):
+                    bit, left, code, plain[i] = _decided(left, code, np.int64(plain[i]))
+                    if left < _FULL:
+                        code, left = _joined(code, digits[np.uint64(at)]), left << _SHIFT
+                        at += 1
+                    size = 2 * size + bit
+                    i = np.uint64(size)
+            beside = place == before + 1 and column and channel_of[column - _ONE] == channel
             i = np.uint64(_SIGNS + (_signed(last) if beside else np.int64(8)))
-            bit, left, code, at = _plain(
-                left, code, at, digits, writing, np.int64(value < 0), plain, i
-            )
-            signed = -size if bit else size
-        if not writing:
-            rank = middle + signed - (least if signed > 0 else np.int64(0))
-            if rank < 0 or rank >= order.size:
-                return OUTSIDE
-            codes[n] = order[np.uint64(rank)]
-        before, last = place, signed
+            negative, left, code, plain[i] = _decided(left, code, np.int64(plain[i]))
+            if left < _FULL:
+                code, left = _joined(code, digits[np.uint64(at)]), left << _SHIFT
+                at += 1
+            last = (size ^ -negative) + negative
+        else:
+            last = np.int64(0)
+        rank = middle + last - (least if last > 0 else np.int64(0))
+        if rank < 0 or rank >= order.size:
+            return OUTSIDE
+        codes[n] = order[np.uint64(rank)]
+        before = place
         recent += (1024 * size - recent) >> 5
         of_channel[channel] += (128 * size - of_channel[channel]) >> 4
         of_column[column] = above + ((16 * size - above) >> 3)
@@ -317,7 +422,7 @@ def encode_codes(
     room = codes.size // 4 + 64
     while True:
         digits, state = np.zeros(room, np.uint32), new_state()
-        if _code(state, digits, *what, *_model(), 1) == OK:
+        if _write(state, digits, *what, *_model()) == OK:
             return finish(state, digits)
         room *= 2
 
@@ -335,7 +440,8 @@ def decode_codes(
     kept, channel_of, numbers = _arguments(positions, columns, places, order.size, middle)
     digits = digits_of(payload)
     state = new_state(digits)
-    status = _code(state, digits, kept, channel_of, codes, frozen(order), *numbers, *_model())
+    padded = np.concatenate((digits, np.zeros(_DIGITS, np.uint32)))
+    status = _read(state, padded, kept, channel_of, codes, frozen(order), *numbers, *_model())
     if status == OK and not (len(payload) % 4 == 0 and ended(state, digits)):
         status = TRAILING
     return int(status)
