@@ -384,7 +384,7 @@ def test_a_resumed_run_has_the_same_bits():
         ({"lam": 1e-6, "ramp": 1.5}, r"ramp must lie in \[0, 1\], not 1.5"),
         ({"lam": 1e-6, "groups": -1}, "groups must be at least 0, not -1"),
         ({"lam": 1e-6, "rounding": "up"}, "rounding must be one of straight-through"),
-        ({"lam": 1e-6, "grid": 0}, "grid must be a finite number above 0, not 0"),
+        ({"lam": 1e-6, "grid": 0}, "grid must be a finite number above 0, or 'kept', not 0"),
         ({"lam": 1e-6, "grid": {"fc9": 1.0}}, "'fc9' matches nothing"),
         ({"lam": 1e-6, "steps": 0}, "steps must be a number above 0, not 0"),
     ],
@@ -534,6 +534,28 @@ def test_fixed_symbols_stay_and_steps_learn():
 
 def tensors(model: nn.Module) -> list[Target]:
     return [t for t in find_targets(model) if isinstance(current(t), RateAwareWeight)]
+
+
+def test_a_grid_is_kept_through_a_file():
+    model = network()
+    rate = espalier.RateAware(model, 1e-4, steps=60, every=10)
+    fit(model, rate, 60)
+    before = {layer.name: (layer.nonzero, layer.levels) for layer in rate.finish().layers}
+    file, _ = saved(model)
+    fresh = espalier.load(io.BytesIO(file), into=network(), trainable=True)
+    again = espalier.RateAware(fresh, 1e-6, steps=20, grid="kept")
+    assert again.measure() == len(file)
+    x, _ = data()
+    torch.testing.assert_close(fresh.eval()(x), model.eval()(x))
+    again.fix_symbols()
+    fit(fresh.train(), again, 20)
+    report = again.finish()
+    assert report.file_bytes == len(file)
+    for layer in report.layers:
+        assert (layer.nonzero, layer.levels) == before[layer.name]
+    dense = espalier.RateAware(network(), 1e-6, steps=20, grid={"*": "kept", "2": 1.0})
+    plain = espalier.RateAware(network(), 1e-6, steps=20)
+    assert dense.bits == plain.bits
 
 
 def test_what_has_no_grid_learns_while_symbols_are_fixed():

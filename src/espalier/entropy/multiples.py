@@ -32,8 +32,31 @@ _MOST = 1 << 20
 
 def encode_multiples(values: Array, dtype: str) -> Stream | None:
     """Rising multiples of one step; None where ``values`` are not that."""
-    if dtype not in _LARGEST:
+    found = common_step(values) if dtype in _LARGEST else None
+    if found is None:
         return None
+    step, k = found
+    first, span = int(k[0]), int(k[-1] - k[0])
+    mask = np.zeros(span + 1, np.bool_)
+    mask[k - first] = True
+    head = np.array(step, _STEP).tobytes() + varint(2 * first if first >= 0 else -2 * first - 1)
+    body = head + np.packbits(mask, bitorder="little").tobytes()
+    return Stream(MULTIPLES, RAW, body, len(head))
+
+
+def common_step(values: Array) -> tuple[float, Array] | None:
+    """The step that rising floats are all multiples of, to the last bit, and which multiples.
+
+    None if they are not, or do not rise.
+
+    Examples
+    --------
+    >>> step, k = common_step(np.array([-0.3, 0.6, 0.9], np.float32))
+    >>> round(step, 6), k.tolist()
+    (0.3, [-1, 2, 3])
+    >>> common_step(np.array([-0.3, 0.6, 1.0], np.float32)) is None
+    True
+    """
     wide = values.astype(np.float64)
     if not np.isfinite(wide).all() or (np.diff(wide) <= 0).any():
         return None
@@ -45,12 +68,7 @@ def encode_multiples(values: Array, dtype: str) -> Stream | None:
     step = _step_of(values, k)
     if step <= 0 or values_at(k, step, values.dtype).tobytes() != values.tobytes():
         return None
-    first, span = int(k[0]), int(k[-1] - k[0])
-    mask = np.zeros(span + 1, np.bool_)
-    mask[k - first] = True
-    head = np.array(step, _STEP).tobytes() + varint(2 * first if first >= 0 else -2 * first - 1)
-    body = head + np.packbits(mask, bitorder="little").tobytes()
-    return Stream(MULTIPLES, RAW, body, len(head))
+    return step, k
 
 
 def _step_of(values: Array, k: Array) -> float:

@@ -71,8 +71,9 @@ class RateAware:
     steps : int
         How many optimizer steps there will be.
     grid : float or mapping
-        First step of each tensor's grid, in standard deviations of its weights. One value, or
-        values by ``"*"``, kind and name pattern; None leaves a tensor as it is.
+        First step of each tensor's grid, in standard deviations of its weights; or ``"kept"``, the
+        step that its values are multiples of since an earlier :meth:`finish`, and 1 where they are
+        not. One value, or values by ``"*"``, kind and name pattern; None leaves a tensor as it is.
     biases : bool
         Whether biases, norms' scales and the like have grids too.
     rounding : {"straight-through", "noise", "annealed"}

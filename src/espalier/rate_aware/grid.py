@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from espalier.entropy.multiples import common_step
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup
 from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
@@ -23,8 +25,12 @@ TINY = 1e-6
 STEP_OF_ZEROS = 0.01
 """The first step of a tensor of zeros, a bias that was never trained."""
 
-Steps = float | Mapping[str, float | None]
-"""First steps of grids, in standard deviations; None for no grid."""
+MOST_KEPT = 1 << 16
+"""Values of which there are more lie on no grid that could be kept."""
+
+Step = float | Literal["kept"]
+Steps = Step | Mapping[str, Step | None]
+"""First steps of grids, in standard deviations, or what values are multiples of; None: no grid."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,14 @@ class GridInTraining:
     lengths: CodeLengths
 
     @staticmethod
-    def on(target: Target, deviations: float) -> GridInTraining:
-        """Put a weight on a grid whose first step is so many of its standard deviations."""
+    def on(target: Target, first: Step) -> GridInTraining:
+        """Put a weight on a grid: its first step in standard deviations, or what it has."""
         weight = target.value
-        held = RateAwareWeight(deviations * _spread(weight), weight, mask_of(target))
+        if isinstance(first, str):
+            step = _kept_step(weight) or _spread(weight)
+        else:
+            step = first * _spread(weight)
+        held = RateAwareWeight(step, weight, mask_of(target))
         held.train(target.sites[0].module.training)
         set_grid(target, held)
         return GridInTraining(target, held, CodeLengths(tuple(weight.shape)))
@@ -106,6 +116,16 @@ class GridInTraining:
 
 
 @torch.no_grad()
+def _kept_step(weight: Tensor) -> float | None:
+    """The step that all weights are multiples of, if they lie on a grid."""
+    levels = torch.unique(weight.detach()[weight != 0])
+    if levels.numel() > MOST_KEPT or levels.dtype == torch.bfloat16:
+        return None
+    found = common_step(levels.cpu().numpy())
+    return found[0] if found else None
+
+
+@torch.no_grad()
 def _spread(weight: Tensor) -> float:
     """Standard deviation of the weights that are not zero, or what stands for it."""
     values = weight.detach()[weight != 0].double()
@@ -115,17 +135,19 @@ def _spread(weight: Tensor) -> float:
     return max(float(values.std(correction=0)), size / FINEST)
 
 
-def _check_grid(value: object) -> float:
+def _check_grid(value: object) -> Step:
+    if value == "kept":
+        return "kept"
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
-    raise InvalidArgument(f"grid must be a finite number above 0, not {value!r}")
+    raise InvalidArgument(f"grid must be a finite number above 0, or 'kept', not {value!r}")
 
 
 def chosen_targets(
     model: nn.Module, steps: Steps, biases: bool
-) -> tuple[list[tuple[Target, float]], tuple[Skipped, ...]]:
+) -> tuple[list[tuple[Target, Step]], tuple[Skipped, ...]]:
     """Every tensor that ``steps`` has a value for, with it; and the others, with the reason."""
-    lookup = Lookup(steps, "grid", _check_grid)
+    lookup: Lookup[Step] = Lookup(steps, "grid", _check_grid)
     targets = [t for t in find_targets(model) if t.by_default or biases]
     values = lookup.resolve([(t.answers_to, t.kind) for t in targets])
     skipped, chosen = [], []

@@ -11,6 +11,7 @@ _Fraction = Annotated[float, Field(gt=0, le=1)]
 _Density = _Fraction | dict[str, _Fraction | None]
 _Quality = Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)] | None]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Grid = _Positive | Literal["kept"]
 _Count = Annotated[int, Field(ge=1)]
 _Rank = _Count | _Fraction | Annotated[list[_Count], Field(min_length=1)] | Literal["vbmf"]
 _Part = Literal["exact", "streamline", "branch"]
@@ -210,7 +211,7 @@ class RateAware(Train):
     """What a bit may cost, in nats a sample."""
     target: _Count | None = None
     """In place of ``lambda``: bytes of the whole file."""
-    grid: _Positive | dict[str, _Positive | None] = 1.0
+    grid: _Grid | dict[str, _Grid | None] = 1.0
     biases: bool = True
     rounding: Literal["straight-through", "noise", "annealed"] = "straight-through"
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.3
