@@ -162,3 +162,78 @@ def test_losses_of_half_precision_are_not_rounded():
     expected = distillation_loss(outputs.float(), teacher.float(), 2.0)
     assert distillation_loss(outputs, teacher, 2.0) == expected
     assert feature_loss(outputs, teacher) == feature_loss(outputs.float(), teacher.float())
+
+
+TAUGHT = """
+model: tests.unit.test_distillation:network
+data: tests.unit.test_distillation:samples
+holdout: 16
+stages:
+  - train: {epochs: 2, batch_size: 16, teachers: 2}
+  - prune_filters: {keep: {"0": 0.5}}
+  - retrain: {epochs: 2, batch_size: 16, distill: 0.5, temperature: 2}
+"""
+
+
+def test_networks_from_other_seeds_teach_with_the_own_one(tmp_path, monkeypatch):
+    import espalier.recipe.training as stage
+
+    seen = []
+    of = stage.teacher_of
+    monkeypatch.setattr(stage, "teacher_of", lambda context: seen.append(of(context)) or seen[-1])
+    result = run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "run")
+    (ensemble,) = seen
+    first, second, third = (member[0].weight for member in ensemble.members)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert len(result.stages[0].values["teachers"]) == 2
+    assert not list((tmp_path / "run").glob("teacher*"))
+
+
+def test_a_run_with_teachers_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    import espalier.recipe.teachers as room
+
+    whole = run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "whole")
+    calls = []
+    one = room.train
+
+    def interrupted(*args, **kwargs):
+        calls.append(one(*args, **kwargs))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    monkeypatch.setattr(room, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "run")
+    monkeypatch.setattr(room, "train", one)
+    resumed = run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "run", resume=True)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value)
+
+
+def test_a_later_train_stage_takes_over_from_earlier_teachers(tmp_path, monkeypatch):
+    import espalier.recipe.training as stage
+
+    seen = []
+    of = stage.teacher_of
+    monkeypatch.setattr(stage, "teacher_of", lambda context: seen.append(of(context)) or seen[-1])
+    again = TAUGHT.replace("  - prune_filters", "  - train: {epochs: 1}\n  - prune_filters")
+    run_recipe(
+        parse_recipe(again.replace("epochs: 1}", "epochs: 1, batch_size: 16}"), "x"),
+        tmp_path / "run",
+    )
+    assert not isinstance(seen[0], Ensemble)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("distill: 0.5", "teachers: 1, distill: 0.5", "retrain: teachers are trained by a train"),
+        ("distill: 0.5, ", "", "teachers without a later stage that has distill"),
+        ("distill: 0.5,", 'distill: 0.5, features: ["1"],', "features are learnt from one network"),
+    ],
+)
+def test_teachers_that_cannot_teach(before, after, message):
+    with pytest.raises(InvalidArgument, match=message):
+        parse_recipe(TAUGHT.replace(before, after), "x")

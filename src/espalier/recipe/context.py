@@ -17,8 +17,9 @@ from espalier.recipe.schema import Recipe
 from espalier.samples import Samples
 from espalier.targets import find_targets
 
-TEACHER = "teacher.pt"
-"""In the folder of a run: the network as the last ``train`` stage left it."""
+TEACHERS = "teacher*.pt"
+"""In the folder of a run: the network as the last ``train`` stage left it, ``teacher.pt``, and
+those that were trained to teach with it, ``teacher-01.pt`` and so on."""
 
 
 @dataclass(frozen=True)

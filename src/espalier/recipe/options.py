@@ -57,6 +57,8 @@ class Train(Strict):
     patience: Annotated[int, Field(ge=0)] = 0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the loss that the network has which the last ``train`` stage left."""
+    teachers: Annotated[int, Field(ge=0)] = 0
+    """Of ``train``: so many networks more are trained, from other seeds, to teach with this one."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     features: list[str] | dict[str, str] = []
     """With ``distill``: layers whose outputs are learnt too, or the teacher's name for each."""

@@ -12,7 +12,8 @@ from espalier import rate_aware as method
 from espalier.modes import evaluating
 from espalier.recipe.context import Context, density, first, samples, steps_per_epoch
 from espalier.recipe.options import RateAware, Train
-from espalier.recipe.training import teacher_of, train_stage
+from espalier.recipe.teachers import teacher_of
+from espalier.recipe.training import train_stage
 from espalier.training.distillation import distillation_loss
 
 

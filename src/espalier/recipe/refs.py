@@ -59,9 +59,9 @@ def _call(reference: str, option: str, options: dict[str, Any]) -> Any:
     return function(**options)
 
 
-def build_model(recipe: Recipe) -> nn.Module:
+def build_model(recipe: Recipe, seed: int | None = None) -> nn.Module:
     """A fresh model, seeded, with the recipe's start weights if it names any."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed if seed is None else seed)
     model = _call(recipe.model, "model", recipe.model_options)
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"model: {recipe.model} gave a {type(model).__name__}, not a Module")

@@ -15,12 +15,13 @@ from torch import nn
 from espalier.container import atomic_write
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe.board import Board
-from espalier.recipe.context import TEACHER, Context
+from espalier.recipe.context import TEACHERS, Context
 from espalier.recipe.options import Train
 from espalier.recipe.refs import Split, build_data, build_model
 from espalier.recipe.schema import Recipe, load_recipe
 from espalier.recipe.stages import run_stage
 from espalier.recipe.state import model_state, restore
+from espalier.recipe.teachers import drop_teachers, keep_teacher
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 
 RESULTS, STATE = "results.json", "state.pt"
@@ -136,13 +137,13 @@ def run_recipe(
         seconds = round(monotonic() - start, 2)
         result.stages.append(StageResult(stage.kind, seconds, values))
         if stage.kind == "train" and loaded.distills:
-            save_checkpoint(folder / TEACHER, model_state(model))
+            keep_teacher(context)
         _close_stage(result)
         if board is not None:
             board.close_stage(stage.kind, values, model)
         for path in context.checkpoints():
             path.unlink()
-    (folder / TEACHER).unlink(missing_ok=True)
+    drop_teachers(folder)
     if board is not None:
         board.close()
     return result
@@ -183,7 +184,8 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool, force: bool) -> lis
     """The stages already done in ``folder``; none unless resuming."""
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument(f"{folder}: is a file; --out takes a folder")
-    held = [folder / name for name in (STATE, RESULTS, TEACHER) if (folder / name).exists()]
+    held = [folder / name for name in (STATE, RESULTS) if (folder / name).exists()]
+    held += sorted(folder.glob(TEACHERS))
     partial = sorted(folder.glob("stage-*.pt")) if folder.is_dir() else []
     if (held or partial) and not (resume or force):
         raise InvalidArgument(

@@ -117,6 +117,20 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _ensembles(self) -> Recipe:
+        for index, stage in enumerate(self.stages):
+            if stage.training is None or not stage.training.teachers:
+                continue
+            if stage.kind != "train":
+                raise ValueError(f"{stage.kind}: teachers are trained by a train stage")
+            learning = [s.training for s in self.stages[index + 1 :] if s.training and s.distills]
+            if not learning:
+                raise ValueError("train: teachers without a later stage that has distill")
+            if any(training.features for training in learning):
+                raise ValueError("features are learnt from one network: leave out teachers")
+        return self
+
+    @model_validator(mode="after")
     def _folded_last(self) -> Recipe:
         for index, stage in enumerate(self.stages):
             folds = isinstance(stage.options, QuantizeRd) and stage.options.fold_batchnorm

@@ -6,16 +6,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from espalier.parametrization import finalize
 from espalier.pruning import Pruner
 from espalier.quantization.share import Refresher
-from espalier.recipe.context import TEACHER, Context, density, samples, steps_per_epoch
+from espalier.recipe.context import Context, density, samples, steps_per_epoch
 from espalier.recipe.options import GradualPrune, Train
-from espalier.recipe.refs import build_model
-from espalier.recipe.state import restore
-from espalier.training.checkpoint import load_checkpoint
+from espalier.recipe.teachers import teacher_of, train_teachers
 from espalier.training.loop import Callback, History, train
 from espalier.training.metrics import set_dropout
 from espalier.training.settings import Settings
@@ -45,15 +40,10 @@ def train_stage(
         checkpoint=checkpoint,
         progress=context.progress,
     )
-    return trained(history) | {"density": density(context.model)}
-
-
-def teacher_of(context: Context) -> nn.Module:
-    """The network as the last ``train`` stage left it, or as the recipe's weights are."""
-    teacher, kept = build_model(context.recipe), context.folder / TEACHER
-    if kept.exists():
-        restore(teacher, load_checkpoint(kept))
-    return finalize(teacher).to(next(context.model.parameters()).device)
+    values = trained(history) | {"density": density(context.model)}
+    if options.teachers:
+        values["teachers"] = [trained(h) for h in train_teachers(context, options, settings)]
+    return values
 
 
 def trained(history: History) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""Who teaches in a run: the network as it was, and others that were trained beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from espalier.parametrization import finalize
+from espalier.recipe.context import TEACHERS, Context
+from espalier.recipe.options import Train
+from espalier.recipe.refs import build_model
+from espalier.recipe.state import model_state, restore
+from espalier.training.checkpoint import load_checkpoint, save_checkpoint
+from espalier.training.distillation import Ensemble
+from espalier.training.loop import History, train
+from espalier.training.metrics import set_dropout
+from espalier.training.settings import Settings
+
+
+def train_teachers(context: Context, options: Train, settings: Settings) -> list[History]:
+    """Train networks as the recipe's own was, from other seeds, and keep them in the folder."""
+    return [
+        _train_one(context, options, replace(settings, seed=settings.seed * 1000 + part), part)
+        for part in range(1, options.teachers + 1)
+    ]
+
+
+def _train_one(context: Context, options: Train, settings: Settings, part: int) -> History:
+    teacher = build_model(context.recipe, settings.seed)
+    teacher.to(next(context.model.parameters()).device)
+    if options.dropout is not None:
+        set_dropout(teacher, options.dropout)
+    history = train(
+        teacher,
+        context.split.train,
+        settings,
+        held_out=context.split.held_out,
+        checkpoint=context.checkpoint(part),
+        progress=context.progress,
+    )
+    save_checkpoint(_path(context.folder, part), model_state(teacher))
+    return history
+
+
+def keep_teacher(context: Context) -> None:
+    """The network as it is now teaches from here on, and those of an earlier stage no more."""
+    trained = context.recipe.stages[context.index].training
+    for part in range(trained.teachers + 1 if trained else 1, len(_kept(context.folder)) + 1):
+        _path(context.folder, part).unlink(missing_ok=True)
+    save_checkpoint(_path(context.folder, 0), model_state(context.model))
+
+
+def teacher_of(context: Context) -> nn.Module:
+    """What the last ``train`` stage left, one network or more, or the recipe's weights."""
+    device = next(context.model.parameters()).device
+    kept = _kept(context.folder)
+    teachers = [build_model(context.recipe) for _ in range(max(1, len(kept)))]
+    for teacher, path in zip(teachers, kept, strict=False):
+        restore(teacher, load_checkpoint(path))
+    teachers = [finalize(teacher).to(device) for teacher in teachers]
+    return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
+
+
+def drop_teachers(folder: Path) -> None:
+    """At the end of a run."""
+    for path in _kept(folder):
+        path.unlink()
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob(TEACHERS))
+
+
+def _path(folder: Path, part: int) -> Path:
+    """The file of the network itself, part 0, or of another."""
+    return folder / TEACHERS.replace("*", f"-{part:02d}" if part else "")
