@@ -63,8 +63,12 @@ def _shared(words: Array) -> tuple[Array, Array] | None:
     if words.size < _LEAST:
         return None
     sample = words[:: max(1, words.size // _SAMPLE)][:_SAMPLE]
-    # A constant tensor needs no codes; of a random one nearly every value is another.
-    if not 1 < _distinct(sample).size <= min(_SAMPLE_LEVELS, sample.size // _EACH):
+    # A constant tensor needs no codes; of a random one nearly every value is another, which its
+    # first values tell already.
+    most = min(_SAMPLE_LEVELS, sample.size // _EACH)
+    if _distinct(sample[: most + most // 4 + 1]).size > most:
+        return None
+    if not 1 < _distinct(sample).size <= most:
         return None
     book = np.zeros(0, words.dtype)
     for start in range(0, words.size, _BLOCK):

@@ -29,9 +29,9 @@ class Names:
         """The next name; ``what`` it names is for messages."""
         utf8 = check_name(name, what)
         shared = 0
-        while shared < min(len(utf8), len(self._previous)) and (
-            utf8[shared] == self._previous[shared]
-        ):
+        for byte, before in zip(utf8, self._previous, strict=False):
+            if byte != before:
+                break
             shared += 1
         rest = utf8[shared:]
         self._previous = utf8

@@ -61,17 +61,22 @@ class Histogram:
     @property
     def entropy_bits(self) -> float:
         """n times the order-0 entropy: -sum of counts * log2(counts / n), in bits."""
-        if self.counts.size < 2:
-            return 0.0
-        counts = self.counts.astype(np.float64)
-        n = counts.sum()
-        return float(n * np.log2(n) - counts @ np.log2(counts))
+        return entropy_of(self.counts)
 
     def dense(self, alphabet: int) -> Array:
         """Counts of the symbols 0 to ``alphabet`` - 1, int64."""
         counts = np.zeros(alphabet, np.int64)
         counts[self.values] = self.counts
         return counts
+
+
+def entropy_of(counts: Array) -> float:
+    """n times the order-0 entropy of symbols that occur ``counts`` times, all positive: in bits."""
+    if counts.size < 2:
+        return 0.0
+    counts = counts.astype(np.float64)
+    n = counts.sum()
+    return float(n * np.log2(n) - counts @ np.log2(counts))
 
 
 def entropy_bits(symbols: Array) -> float:

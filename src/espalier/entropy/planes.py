@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
+from espalier.entropy.histogram import entropy_of
 from espalier.entropy.stream import Stream, decode_symbols, margin, smallest
 from espalier.errors import CorruptFile
 from espalier.kernels.counting import count
@@ -90,6 +91,15 @@ def _counts_if_worth(plane: Array, coder: EntropyCoder[Any], thorough: bool) -> 
     return count(plane)
 
 
+def _is_noise(counts: Array, most: int) -> bool:
+    """Whether no table and payload of symbols by themselves can take ``most`` bytes or fewer.
+
+    The payload takes their entropy, and the table a bit for each symbol that occurs.
+    """
+    used = counts[counts > 0]
+    return used.size > 1 and entropy_of(used) + used.size > 8 * most
+
+
 def _encode_plane(
     plane: Array, fit: _Fit | None, thorough: bool
 ) -> tuple[list[bytes | memoryview], int]:
@@ -111,7 +121,9 @@ def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) ->
     planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in ROTATED)
     thorough = CODERS.get("context").id in {coder.id for coder in coders}
     counts = [_counts_if_worth(plane, coders[0], thorough) for plane in planes]
-    fits = [[None if c is None else _Fit.of(coder, c) for c in counts] for coder in coders]
+    least = planes[0].size - _least_gain(planes[0], thorough)
+    fitted = [c if thorough or c is None or not _is_noise(c, least) else None for c in counts]
+    fits = [[None if c is None else _Fit.of(coder, c) for c in fitted] for coder in coders]
     # Those coders are run that announce the fewest bits, or so few more that it must be measured.
     announced = [
         sum(min(f.bits, 8 * planes[0].size) for f in of_coder if f is not None) for of_coder in fits
