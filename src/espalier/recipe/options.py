@@ -204,7 +204,7 @@ class RateAware(Train):
     """``rate_aware``: training with the bits in the loss, by :class:`espalier.RateAware`.
 
     Its own options, with those of ``train``. The last epoch is taken, unless ``choose: best``
-    wants the best of those after the ramp.
+    wants the best of those after the ramp whose file is near the target.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
