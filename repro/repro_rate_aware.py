@@ -29,6 +29,7 @@ from espalier.analysis.figures import Axis, curves
 from espalier.analysis.machine import machine
 from espalier.recipe import Recipe, load_recipe, run_recipe
 from espalier.recipe.network import Network, open_network, reference_recipe
+from espalier.recipe.refs import build_model
 from espalier.training import evaluate
 
 HERE = Path(__file__).parent
@@ -42,6 +43,11 @@ LAMBDAS = (2e-9, 5e-9, 1e-8, 2e-8, 5e-8, 1e-7, 2e-7)
 SAMPLES = 2048
 
 
+def dense_bytes(recipe: Recipe) -> int:
+    """Bytes of the network's tensors before anything was done to it."""
+    return sum(t.numel() * t.element_size() for t in build_model(recipe).state_dict().values())
+
+
 def one_run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Run a recipe, or read a finished run."""
     result = run_recipe(recipe, folder, resume=True)
@@ -50,7 +56,7 @@ def one_run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     found = {
         "seed": recipe.seed,
         "bytes": result.saved()["ledger"]["file_bytes"],
-        "original": result.saved()["ledger"]["original_bytes"],
+        "original": dense_bytes(recipe),
         "errors": {
             name: result.evaluation(name)["error"]
             for name in ("reference", "held_out", "compressed")
