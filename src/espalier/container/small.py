@@ -82,7 +82,7 @@ def small_arrays(
     start = 0
     while start < len(table.text):
         stop, size, chunks = kernel.plan(
-            table.records, start, KIND_TRAITS, _WIDTHS, MOST, ROOM, places
+            table.records, start, KIND_TRAITS, _METHODS, _WIDTHS, MOST, ROOM, places
         )
         if chunks >= FROM:
             begin = int(table.records[start, fields.OFFSET])

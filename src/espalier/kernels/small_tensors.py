@@ -50,7 +50,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @jit
 def plan(
-    records: Array, start: Int, kinds: Array, widths: Array, most: Int, room: Int, places: Array
+    records: Array,
+    start: Int,
+    kinds: Array,
+    methods: tuple[Array, Array],
+    widths: Array,
+    most: Int,
+    room: Int,
+    places: Array,
 ) -> tuple[Int, Int, Int]:
     """Where in a buffer the tensors from entry ``start`` on are decoded to, as far as they go in.
 
@@ -59,6 +66,8 @@ def plan(
     records : int64 array, shape (entries, FIELDS)
     kinds : int64 array, shape (16,)
         As for :func:`espalier.kernels.records.read_entries`.
+    methods : tuple of two int64 arrays, shape (256,)
+        What the method bytes of values and of codes stand for; 0 for what is left to the caller.
     widths : int64 array
         Bytes of an element of each dtype; 0 for those that are left to the caller.
     most, room : int
@@ -90,6 +99,10 @@ def plan(
                 small = record[ORIGINAL] >= start and places[record[ORIGINAL]] >= 0
             elif traits & SHARED:
                 small = width == 4 and 0 < record[LEVELS] <= 256
+                small = small and methods[1][record[METHODS]] > 0
+                small = small and methods[0][record[METHODS + 2]] > 0
+            else:
+                small = methods[0][record[METHODS]] > 0
             if small:
                 places[i] = size
                 size = (size + record[ELEMENTS] * width + _ALIGNMENT - 1) & -_ALIGNMENT
@@ -267,8 +280,8 @@ def decode(
     ----------
     file : uint8 array
         Of the file, from byte ``base`` on.
-    methods : tuple of two int64 arrays, shape (256,)
-        What the method bytes of values and of codes stand for; 0 for what is left to the caller.
+    methods : tuple of two int64 arrays
+        As for :func:`plan`.
     dtypes : tuple of two arrays
         Bytes of an element of each dtype, and whether it is float32.
     places : int64 array
