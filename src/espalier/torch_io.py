@@ -28,6 +28,8 @@ from espalier.parametrization import (
     set_grid,
     set_mask,
 )
+from espalier.parametrization.quantized_weight import QuantizedWeight
+from espalier.parametrization.rate_aware_weight import RateAwareWeight
 from espalier.quantized_inputs import (
     INPUTS_KEY,
     check_layers,
@@ -37,8 +39,6 @@ from espalier.quantized_inputs import (
     is_input_quantizer,
     set_input_grids,
 )
-from espalier.quantized_weight import QuantizedWeight
-from espalier.rate_aware_weight import RateAwareWeight
 from espalier.state import (
     Array,
     Codebook,

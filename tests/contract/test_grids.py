@@ -10,7 +10,7 @@ from espalier.fixed_point import to_groups
 from espalier.grids import GRIDS
 from espalier.grids.grid import grid_from_json
 from espalier.grids.tensor import quantized_array
-from espalier.quantized_weight import QuantizedWeight
+from espalier.parametrization.quantized_weight import QuantizedWeight
 
 SHAPE = (6, 4, 3)
 

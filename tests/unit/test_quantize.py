@@ -11,8 +11,8 @@ from torch import nn
 import espalier
 from espalier.errors import InvalidArgument, UnknownMethod
 from espalier.fixed_point import FixedPoint, SparseFixedPoint
+from espalier.parametrization.quantized_weight import QuantizedWeight
 from espalier.quantized_inputs import InputGrid, input_grids
-from espalier.quantized_weight import QuantizedWeight
 from espalier.torch_io import read_model
 
 

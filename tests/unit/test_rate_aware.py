@@ -12,9 +12,9 @@ from torch import nn
 import espalier
 from espalier.errors import InvalidArgument
 from espalier.parametrization import current
+from espalier.parametrization.rate_aware_weight import RateAwareWeight, soft_round
 from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.lengths import HEAD, LEAST_SLOPE, CodeLengths, magnitude_lengths
-from espalier.rate_aware_weight import RateAwareWeight, soft_round
 from espalier.targets import Target, find_targets
 from tests.unit.test_parametrization import in_two_processes
 

@@ -17,10 +17,10 @@ from espalier.grids import GRIDS, Grid, blocks_of, check_method, check_precision
 from espalier.grids.calibration import Range
 from espalier.options import Lookup, check_fixed_bits, named
 from espalier.parametrization import mask_of, set_grid
+from espalier.parametrization.quantized_weight import QuantizedWeight
 from espalier.quantization.activations import calibrate_inputs, input_ranges, round_biases
 from espalier.quantization.norms import move_norms, reestimate_batchnorm
 from espalier.quantized_inputs import InputGrid
-from espalier.quantized_weight import QuantizedWeight
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite, select, unwrap
 
 Bits = int | Mapping[str, int | None]

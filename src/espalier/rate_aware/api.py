@@ -59,7 +59,7 @@ class RateAware:
     Parameters
     ----------
     model : nn.Module
-        Its weights get :class:`~espalier.rate_aware_weight.RateAwareWeight` at once, so that an
+        Its weights get :class:`~espalier.parametrization.RateAwareWeight` at once, so that an
         optimizer made after this holds the right parameters; Adam is meant. Pruned weights stay
         zero, shared ones begin as the values that they share. Wrap it for distributed training
         after this.
@@ -77,9 +77,9 @@ class RateAware:
     biases : bool
         Whether biases, norms' scales and the like have grids too.
     rounding : {"straight-through", "noise", "annealed"}
-        How symbols follow the weights (:mod:`espalier.rate_aware_weight`). ``"noise"``, and
-        ``"annealed"``, which is soft rounding that becomes sharper, give way to straight-through
-        rounding after the share ``harden`` of the steps.
+        How symbols follow the weights (:mod:`espalier.parametrization.rate_aware_weight`).
+        ``"noise"``, and ``"annealed"``, which is soft rounding that becomes sharper, give way to
+        straight-through rounding after the share ``harden`` of the steps.
     ramp : float
         Share of the steps in which lambda rises from zero to ``lam``, or the size falls to
         ``target``.

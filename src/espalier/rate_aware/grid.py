@@ -14,8 +14,8 @@ from espalier.entropy.multiples import common_step
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup
 from espalier.parametrization import codes_dtype, mask_of, set_codes, set_grid
+from espalier.parametrization.rate_aware_weight import RateAwareWeight
 from espalier.rate_aware.lengths import CodeLengths
-from espalier.rate_aware_weight import RateAwareWeight
 from espalier.targets import Skipped, Target, find_targets, refuse_nonfinite
 
 FINEST = 64

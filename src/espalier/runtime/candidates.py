@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from espalier.errors import InvalidArgument, first_line
 from espalier.modes import evaluating
 from espalier.parametrization import current
-from espalier.quantized_weight import QuantizedWeight
+from espalier.parametrization.quantized_weight import QuantizedWeight
 from espalier.runtime.convolution import PackedConv
 from espalier.runtime.layers import (
     DENSE,
