@@ -32,7 +32,7 @@ MOST = 1 << 20
 """Bytes of a tensor beyond which it is decoded by itself."""
 ROOM = 1 << 22
 """Bytes of chunks, and about those of tensors, that are decoded at once."""
-FROM = 32
+FROM = 16
 """Chunks from which the kernel is worth its loading, and once its compiling."""
 
 _STORAGE = {i: storage_dtype(name) for i, name in DTYPE_NAMES.items()}
