@@ -230,7 +230,7 @@ def test_a_later_train_stage_takes_over_from_earlier_teachers(tmp_path, monkeypa
     ("before", "after", "message"),
     [
         ("distill: 0.5", "teachers: 1, distill: 0.5", "retrain: teachers are trained by a train"),
-        ("distill: 0.5, ", "", "teachers without a later stage that has distill"),
+        ("distill: 0.5, ", "", "^x: train: teachers without a later stage that has distill"),
         ("distill: 0.5,", 'distill: 0.5, features: ["1"],', "features are learnt from one network"),
     ],
 )

@@ -225,8 +225,9 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     # Of the branches of a union only the deepest complaint says what the user meant.
     first = max(problems, key=lambda p: len(p["loc"]))
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])  # empty for the recipe as a whole
     got = first.get("input")
     shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
     more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}{more}"
+    place = f"{where}: " if where else ""
+    return f"{place}{first['msg'].removeprefix('Value error, ')}{shown}{more}"
