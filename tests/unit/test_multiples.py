@@ -105,3 +105,10 @@ def test_what_is_refused(body, n, match):
 def test_other_dtypes_are_refused():
     with pytest.raises(CorruptFile, match="bfloat16 values cannot have layout 6"):
         decode_multiples(memoryview(STEP + b"\x05\x89"), 3, "bfloat16", np.dtype("<u2"))
+
+
+def test_more_values_than_bits_are_refused_before_there_is_memory_for_them():
+    # Found by fuzzing: a tensor of 2**40 values, whose multiples are in a few bytes.
+    body = struct.pack("<d", 0.5) + b"\x05" + bytes(8)
+    with pytest.raises(CorruptFile, match=f"8 bytes do not say which multiples {2**40} values are"):
+        decoded(body, 2**40)

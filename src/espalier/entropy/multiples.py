@@ -98,8 +98,9 @@ def decode_multiples(
     first = -(folded + 1) // 2 if folded & 1 else folded // 2
     head = cursor.at
     bits = bytes_of(cursor.rest())
-    k = np.empty(n, np.int64)
-    if set_bits(bits, first, k) != bitpack.OK:
+    # A bit for each at least: asked before there is memory for them.
+    k = np.empty(n if n <= 8 * bits.size else 0, np.int64)
+    if k.size < n or set_bits(bits, first, k) != bitpack.OK:
         raise CorruptFile(f"{bits.size} bytes do not say which multiples {n} values are")
     if not 0 < step < np.inf or max(abs(k[0]), abs(k[-1])) * step > _LARGEST[dtype]:
         raise CorruptFile(f"multiples {k[0]} to {k[-1]} of {step} do not fit in {dtype}")
