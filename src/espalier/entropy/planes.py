@@ -1,8 +1,8 @@
 """Words as byte planes, each stored, constant or entropy-coded, by what pays.
 
 A plane that is coded costs time both ways, and that of a mantissa's high bits saves a three
-hundredth at most. So a long plane is coded where that saves more than a 128th of it; with the coder
-``context``, which nobody takes who is in a hurry, where it saves a byte.
+hundredth at most. So one that is not short is coded where that saves more than a 128th of it; with
+the coder ``context``, which nobody takes who is in a hurry, where it saves a byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STORED = 0
 _CODED = 1
 _CONSTANT = 2
 
-_LONG = 1 << 16
+_LONG = 1 << 12
 """Bytes of a plane from which coding it must save a 128th."""
 _SAMPLES = 64
 _SAMPLE_BYTES = 1 << 10
