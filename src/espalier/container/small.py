@@ -18,10 +18,12 @@ from espalier.container.layout import DTYPE_IDS, DTYPE_NAMES, KINDS, PACK
 from espalier.container.table import KIND_TRAITS, Table
 from espalier.entropy.coder import CODERS
 from espalier.entropy.multiples import MULTIPLES
+from espalier.entropy.neighbours import PAID_FOR, SIZES
 from espalier.entropy.planes import PLANES
 from espalier.entropy.stream import RAW
 from espalier.entropy.values import CONSTANT, PLAIN
 from espalier.kernels import records as fields
+from espalier.kernels import small_magnitudes
 from espalier.kernels import small_tensors as kernel
 from espalier.kernels.bitpack import bytes_of, frozen
 from espalier.state import storage_dtype
@@ -51,7 +53,7 @@ def _methods(ways: dict[tuple[int, int], int]) -> Array:
     return frozen(table)
 
 
-_RANS, _HUFFMAN = (CODERS.get(name).id for name in ("rans", "huffman"))
+_RANS, _HUFFMAN, _CONTEXT = (CODERS.get(name).id for name in ("rans", "huffman", "context"))
 _METHODS = (
     _methods(
         {
@@ -60,12 +62,21 @@ _METHODS = (
             (MULTIPLES, RAW): kernel.MULTIPLES,
             (PLANES, _RANS): kernel.PLANES + kernel.RANS,
             (PLANES, _HUFFMAN): kernel.PLANES + kernel.HUFFMAN,
+            (PLANES, _CONTEXT): kernel.PLANES + kernel.CONTEXT,
         }
     ),
-    _methods({(0, _RANS): kernel.RANS, (0, _HUFFMAN): kernel.HUFFMAN}),
+    _methods(
+        {
+            (0, _RANS): kernel.RANS,
+            (0, _HUFFMAN): kernel.HUFFMAN,
+            (0, _CONTEXT): kernel.CONTEXT,
+            (SIZES, _CONTEXT): kernel.SIZES,
+        }
+    ),
 )
 _PACK = KINDS[PACK]
 _DTYPES = frozen(_WIDTHS), frozen(_IS_FLOAT32)
+_FIXED = frozen(np.arange(256, dtype=np.uint8)), frozen(np.zeros(0, np.int64))
 
 
 def small_arrays(
@@ -106,9 +117,9 @@ def _decode(
 ) -> None:
     """Entries ``start`` to ``stop``, whose chunks are in ``data``, into ``out``."""
     buffer = bytes_of(data)
-    kernel.decode(
-        buffer, begin, table.records, start, stop, KIND_TRAITS, _METHODS, _DTYPES, places, out
-    )
+    what = buffer, begin, table.records, start, stop, KIND_TRAITS, _METHODS
+    if kernel.decode(*what, _DTYPES, places, out):
+        small_magnitudes.decode(*what, table.dims, PAID_FOR, _FIXED, places, out)
     rows = table.records[start:stop]
     at = places[start:stop].tolist()
     checks = [rows[:, field].tolist() for field in (fields.OFFSET, fields.LENGTH, fields.CRC)]

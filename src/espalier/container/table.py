@@ -65,6 +65,8 @@ class Table:
     ----------
     records : int64 array, shape (entries, FIELDS)
         See :mod:`espalier.kernels.records`.
+    dims : int64 array
+        The dimensions of all entries.
     entries : sequence of Entry
     tensors, packed : mapping
         As in :class:`espalier.container.directory.Directory`.
@@ -75,9 +77,9 @@ class Table:
     def __init__(
         self, records: Array, dims: Array, text: list[str], rests: list[bytes], at: int, end: int
     ) -> None:
-        self.records, self.at, self.end = records, at, end
+        self.records, self.dims, self.at, self.end = records, dims, at, end
         self.text = text
-        self._dims, self._rests = dims, rests
+        self._rests = rests
         self._made: list[Entry | None] = [None] * len(text)
         self.entries = _Entries(self)
         kinds = records[:, kernel.KIND].tolist()
@@ -90,7 +92,7 @@ class Table:
     def shapes(self) -> list[tuple[int, ...]]:
         """The shape of each entry."""
         number, at = self.records[:, kernel.DIMS], self.records[:, kernel.DIMS_AT]
-        dims = self._dims[: (at + number).max()].tolist()
+        dims = self.dims[: (at + number).max()].tolist()
         return [tuple(dims[a : a + n]) for n, a in zip(number.tolist(), at.tolist(), strict=True)]
 
     def names(self) -> Names:

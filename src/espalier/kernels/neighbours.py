@@ -309,9 +309,9 @@ def _model(contexts: int, sets: int) -> tuple[Array, Array]:
 def _both(kernel: Any, payload: bytes | memoryview | None, room: int, args: Any, model: Any) -> Any:
     """Run a kernel: its payload if there is none yet, else a status."""
     if payload is not None:
-        digits = frozen(digits_of(payload))
+        digits = digits_of(payload)
         state = new_state(digits)
-        status = kernel(state, digits.copy(), 0, *args, *_model(*model), logistic())
+        status = kernel(state, digits, 0, *args, *_model(*model), logistic())
         if status == OK and not (len(payload) % 4 == 0 and ended(state, digits)):
             status = TRAILING
         return int(status)

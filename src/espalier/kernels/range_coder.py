@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import Int, frozen, jit
+from espalier.kernels.bitpack import Int, frozen, inner, jit
 
 Array = NDArray[Any]
 
@@ -118,14 +118,14 @@ def digits_of(payload: bytes | memoryview) -> Array:
     return np.frombuffer(payload, ">u4", len(payload) // 4).astype(np.uint32)
 
 
+@jit
 def ended(state: Array, digits: Array) -> bool:
     """Whether a decoder at its end has read exactly the ``digits`` that an encoder writes."""
-    at = int(state[AT])
-    if at - 1 != digits.size:
+    if np.int64(state[AT]) - 1 != digits.size:
         return False
-    window = int(digits[-1]) << 32
-    low = (window - int(state[CODE])) & _ALL
-    return (-(-low >> 32) << 32) & _ALL == window
+    window = np.uint64(digits[-1]) << _DIGIT
+    low = window - state[CODE]
+    return ((low + _LOW_DIGIT) >> _DIGIT) << _DIGIT == window
 
 
 # ---------------------------------------------------------------- symbols, without a context
@@ -221,7 +221,7 @@ def decode(payload: bytes | memoryview, n: int, width: int, dtype: Any) -> tuple
 
     No more memory is taken than some symbols for each byte, until more of them have come up.
     """
-    digits = frozen(digits_of(payload))
+    digits = digits_of(payload)
     state = new_state(digits)
     chances, counts = np.full(1 << width, HALF, np.int64), np.zeros(1 << width, np.int64)
     out = np.empty(min(n, 64 * len(payload) + 4096), dtype)
@@ -229,7 +229,42 @@ def decode(payload: bytes | memoryview, n: int, width: int, dtype: Any) -> tuple
     while found == out.size < n:
         out = np.concatenate((out, np.empty(min(n - out.size, 3 * out.size), dtype)))
         found = int(_decode(state, digits, width, chances, counts, out, found))
-    return out, found == n and len(payload) % 4 == 0 and ended(state, digits)
+    return out, found == n and len(payload) % 4 == 0 and bool(ended(state, digits))
+
+
+@inner
+def started(body: Array, slack: Int) -> tuple[Array, Array]:
+    """In a kernel, a decoder at its start: its state, and the whole digits and ``slack`` zeros."""
+    size = body.size >> 2
+    digits = np.zeros(size + slack, np.uint32)
+    for i in range(4 * size):
+        digits[i >> 2] = (digits[i >> 2] << np.uint32(8)) | np.uint32(body[i])
+    state = np.zeros(3, np.uint64)
+    state[RANGE], state[AT] = np.uint64(_ALL), np.uint64(2)
+    for i in range(2):
+        state[CODE] = (state[CODE] << _DIGIT) | np.uint64(digits[i] if i < size else 0)
+    return state, digits
+
+
+@inner
+def read_values(body: Array, alphabet: Int, values: Array, out: Array) -> bool:
+    """In a kernel, :func:`decode` symbols of a small alphabet, and look them up in ``values``."""
+    width = np.int64(0)
+    while (alphabet - 1) >> width:
+        width += 1
+    if body.size & 3 or not 0 < width <= 8:
+        return False
+    state, digits = started(body, np.int64(0))
+    chances, counts = np.full(1 << width, HALF, np.int64), np.zeros(1 << width, np.int64)
+    symbols = np.empty(out.size, np.uint8)
+    found = _decode(state, digits, width, chances, counts, symbols, np.int64(0))
+    if found != out.size or not ended(state, digits):
+        return False
+    for i in range(out.size):
+        if symbols[i] >= alphabet:
+            return False
+        out[i] = values[np.uint64(symbols[i])]
+    return True
 
 
 def encode_reference(symbols: list[int], width: int) -> bytes:

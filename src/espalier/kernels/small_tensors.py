@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from espalier.kernels import range_coder
 from espalier.kernels.bitpack import OK, Int, get_varint, inner, jit, load64, set_bits
 from espalier.kernels.huffman import SPLIT_FROM, decode_run
 from espalier.kernels.levels import MAX_PRECISION, MIN_LOG
@@ -35,8 +36,8 @@ from espalier.kernels.records import (
 
 Array = NDArray[Any]
 
-RANS, HUFFMAN = 1, 2
-"""Coders of codes and of byte planes."""
+RANS, HUFFMAN, CONTEXT, SIZES = 1, 2, 3, 4
+"""Coders of codes and of byte planes; ``SIZES``, of codes alone, is left for another kernel."""
 PLAIN, CONSTANT, MULTIPLES, PLANES = 1, 2, 3, 3
 """Ways that values are written; ``PLANES`` and a coder is one too."""
 
@@ -46,6 +47,12 @@ _STORED, _CODED, _CONSTANT = 0, 1, 2
 _MOST_LOG = 14
 _MOST_MULTIPLE = 1 << 20
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+@inner
+def is_by_sizes(record: Array, kinds: Array, methods: tuple[Array, Array]) -> bool:
+    """Whether a tensor is left for :mod:`espalier.kernels.small_magnitudes`."""
+    return bool(kinds[record[KIND]] & SHARED) and methods[1][record[METHODS]] == SIZES
 
 
 @jit
@@ -96,11 +103,13 @@ def plan(
         small = width > 0 and 0 < record[ELEMENTS] <= most // max(width, 1) and length <= most
         if small and not traits & (SPARSE | PACKED):
             if traits & COPY:
-                small = record[ORIGINAL] >= start and places[record[ORIGINAL]] >= 0
+                original = record[ORIGINAL]
+                small = original >= start and places[original] >= 0
+                small = small and not is_by_sizes(records[original], kinds, methods)
             elif traits & SHARED:
-                small = width == 4 and 0 < record[LEVELS] <= 256
-                small = small and methods[1][record[METHODS]] > 0
-                small = small and methods[0][record[METHODS + 2]] > 0
+                coder, values = methods[1][record[METHODS]], methods[0][record[METHODS + 2]]
+                small = width == 4 and 0 < record[LEVELS] <= 256 and coder > 0 and values > 0
+                small = small and (coder != SIZES or values == MULTIPLES)
             else:
                 small = methods[0][record[METHODS]] > 0
             if small:
@@ -169,14 +178,16 @@ def _symbols(
     slots, codes = work
     if coder == RANS:
         return _rans(body, alphabet, values, slots, out)
-    return coder == HUFFMAN and _huffman(body, alphabet, values, codes, out)
+    if coder == HUFFMAN:
+        return _huffman(body, alphabet, values, codes, out)
+    return coder == CONTEXT and range_coder.read_values(body, alphabet, values, out)
 
 
 # ---------------------------------------------------------------- values
 
 
 @inner
-def _multiples(body: Array, out: Array) -> bool:
+def read_multiples(body: Array, out: Array) -> bool:
     """Rising multiples of a step, as bits of float32: see :mod:`espalier.entropy.multiples`."""
     if body.size < 9:
         return False
@@ -253,7 +264,7 @@ def _values(
     if width != 4:
         return False
     if method == MULTIPLES:
-        return is_float and _multiples(body, out.view(np.uint32))
+        return is_float and read_multiples(body, out.view(np.uint32))
     coder = method - PLANES
     return coder > 0 and _planes(body, coder, is_float, bytes_, work, out.view(np.uint32))
 
@@ -273,8 +284,10 @@ def decode(
     dtypes: tuple[Array, Array],
     places: Array,
     out: Array,
-) -> None:
+) -> Int:
     """Decode entries ``start`` to ``stop``, as far as they have places, into ``out``.
+
+    Returns how many are left for :func:`espalier.kernels.small_magnitudes.decode`.
 
     Parameters
     ----------
@@ -294,10 +307,14 @@ def decode(
         bytes_[i] = i
     by_value, by_code = methods
     widths, is_float32 = dtypes
+    left = np.int64(0)
     for i in range(start, stop):
+        record = records[i]
         if places[i] < 0:
             continue
-        record = records[i]
+        if is_by_sizes(record, kinds, methods):
+            left += 1
+            continue
         width, is_float, length = widths[record[DTYPE]], is_float32[record[DTYPE]], record[LENGTH]
         begin = record[OFFSET] - base
         part = out[places[i] : places[i] + record[ELEMENTS] * width]
@@ -321,3 +338,4 @@ def decode(
                 whole = _symbols(coder, chunk[:cut], record[LEVELS], words, work, found)
         if not whole:
             places[i] = -1
+    return left
