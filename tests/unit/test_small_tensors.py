@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from espalier.container import Reader, Writer, directory, small, write
-from espalier.errors import CorruptFile
+from espalier.container import reader as container_reader
+from espalier.errors import CorruptFile, FormatError
 from espalier.state import Codebook, CompressedModel, Dense, SparseCodebook
 
 RNG = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def test_arrays_are_those_of_single_tensors(coder, monkeypatch, tmp_path):
     assert not any(np.shares_memory(found[a], found[b]) for a in names for b in names if a != b)
 
 
-@pytest.mark.parametrize("coder", ["huffman", "rans"])
+@pytest.mark.parametrize("coder", ["huffman", "rans", "context"])
 def test_what_is_common_is_decoded_by_the_kernel(coder, monkeypatch):
     file = io.BytesIO()
     write(network(), file, coder=coder)
@@ -115,6 +116,48 @@ def test_names_that_share_their_beginnings(monkeypatch):
     assert list(found) == names[300:360]
     assert reader._directory.entries[-1].name == names[359]
     assert [e.name for e in reader._directory.entries[:2]] == names[300:302]
+
+
+class Right:
+    """A checksum that is always right."""
+
+    __hash__ = None
+
+    def __init__(self, chunk):
+        pass
+
+    def __eq__(self, other):
+        return True
+
+
+def outcome(data, monkeypatch, least):
+    """What a file decodes to, or what is wrong with it, whatever its checksums say."""
+    monkeypatch.setattr(small, "crc32", Right)
+    monkeypatch.setattr(container_reader, "crc32", Right)
+    try:
+        _, found = read(io.BytesIO(data), monkeypatch, least)
+    except FormatError as error:
+        return str(error)
+    return {name: (array.shape, array.tobytes()) for name, array in found.items()}
+
+
+@pytest.mark.parametrize("coder", ["huffman", "rans", "context"])
+def test_damage_is_told_alike_by_the_kernel_and_one_by_one(coder, monkeypatch):
+    file = io.BytesIO()
+    write(network(n=4), file, coder=coder)
+    data = file.getvalue()
+    with Reader(file) as reader:
+        entries = list(reader._directory.entries)
+    first = min(entry.offset for entry in entries if entry.length)
+    last = max(entry.offset + entry.length for entry in entries)
+    wrong = 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[int(RNG.integers(first, last))] ^= 1 << int(RNG.integers(8))
+        alone = outcome(bytes(damaged), monkeypatch, 1 << 30)
+        assert outcome(bytes(damaged), monkeypatch, 1) == alone
+        wrong += isinstance(alone, str)
+    assert 0 < wrong < 200
 
 
 def test_a_flipped_byte_is_found(monkeypatch):

@@ -38,13 +38,14 @@ the number of bits, of signs, of whether it has more than n bits."""
 _PLAIN = LONG + 16 * STEPS
 
 _BOUNDS = [2 * ((4 + i % 4) << i // 4) - 8 for i in range(1, STEPS)]
-_STEP = frozen(np.searchsorted(_BOUNDS, np.arange(_BOUNDS[-1] + 1), "right").astype(np.int32))
+_STEP = frozen(np.searchsorted(_BOUNDS, np.arange(_BOUNDS[-1] + 1), "right").astype(np.uint8))
 """A mean in parts of 16, quantized: four steps to each doubling of it and a half."""
 
+# All tables together are to stay in the fastest cache.
 _SQUASH, _STRETCH = (
     frozen(t.astype(dtype)) for t, dtype in zip(logistic(), (np.uint16, np.int16), strict=True)
-)  # small, to stay in the fastest cache
-_RATES = frozen(RATES.astype(np.int32))
+)
+_RATES = frozen(RATES.astype(np.uint16))
 
 
 @inlined

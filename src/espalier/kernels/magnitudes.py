@@ -220,7 +220,7 @@ def _read(
     """
     left, code, at = state[RANGE], state[CODE], np.int64(state[AT])
     columns = channel_of.size
-    of_column = np.full(columns, 16, np.int64)
+    of_column = np.full(columns, 16, np.int32)
     of_channel = np.full(channel_of[-1] + 1, 128, np.int64)
     recent, near, start = np.int64(1024), np.int64(0), np.int64(0)
     before, last = np.int64(-1), np.int64(0)
@@ -234,7 +234,7 @@ def _read(
             return SHORT
         column = np.uint64(place - start)
         channel = np.uint64(channel_of[column])
-        above = of_column[column]
+        above = np.int64(of_column[column])
         by_recent = quantized(recent >> 6)
         i = np.uint64(by_recent * NODES)
         j = np.uint64(CHANNEL + quantized(of_channel[channel] >> 3) * NODES)
