@@ -97,6 +97,14 @@ def test_count(symbols, wide):
 
 
 @thorough
+@given(st.integers(0, 4).flatmap(lambda n: st.lists(st.binary(min_size=n, max_size=n))))
+def test_weigh(rows):
+    width = len(rows[0]) if rows else 0
+    found = counting.weigh(np.array([*map(list, rows)], np.uint8).reshape(len(rows), width))
+    assert [part.tolist() for part in found] == [*counting.weigh_reference([*map(list, rows)])]
+
+
+@thorough
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 32))
 def test_gaps_with_fillers(gap_list, width):
     positions = positions_of(gap_list)

@@ -15,7 +15,7 @@ from espalier.compress.plan import AUTO, SHARED, Bits, ByName, Choice, Step, pla
 from espalier.compress.rate import quantize, quantize_within
 from espalier.compress.weights import EXACT, Error, magnitude_positions, measure, share
 from espalier.container import Ledger, Writer
-from espalier.container.writer import Encoded
+from espalier.container.encoded import Encoded
 from espalier.errors import InvalidArgument
 from espalier.fixed_point import FLOATS, SparseFixedPoint, to_numbers
 from espalier.grids.tensor import quantized_array

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -16,97 +15,15 @@ from espalier.container import layout
 from espalier.container.atomic import atomic_write
 from espalier.container.checksum import crc32
 from espalier.container.directory import encode_directory
-from espalier.container.layout import Entry, Numbers, StreamEntry
+from espalier.container.encoded import Encoded, encode, measured_of
+from espalier.container.layout import Entry, StreamEntry
 from espalier.container.ledger import FileRow, Ledger, Measured, TensorRow, packed_row, row_of
 from espalier.container.names import Names, check_name
-from espalier.entropy.choice import AUTO, Coders, coders_for
+from espalier.entropy.choice import AUTO, coders_for
 from espalier.entropy.coder import EntropyCoder
-from espalier.entropy.codes import encode_codes
-from espalier.entropy.histogram import is_constant_view
-from espalier.entropy.neighbours import Around, around_numbers
-from espalier.entropy.planes import ROTATED
-from espalier.entropy.positions import encode_positions
-from espalier.entropy.stream import Stream
-from espalier.entropy.values import encode_file, encode_values, starts_of_runs
+from espalier.entropy.values import encode_file, encode_values
 from espalier.errors import InvalidArgument
-from espalier.fixed_point import FixedPoint, SparseFixedPoint, scale_dtype
-from espalier.state import (
-    Array,
-    Codebook,
-    CompressedModel,
-    CompressedTensor,
-    Dense,
-    Sparse,
-    SparseCodebook,
-)
-
-
-def _measure(stream: Stream, histogram: Any = None) -> Measured:
-    payload = len(stream.body) - stream.table_bytes
-    return Measured(payload, stream.table_bytes, stream.name, histogram)
-
-
-def encode_tensor(
-    tensor: CompressedTensor, coders: Coders
-) -> tuple[str, int, dict[str, Stream], dict[str, Measured]]:
-    """The kind, the number of levels and the streams of a tensor, and their measures."""
-    streams: dict[str, Stream] = {}
-    measured: dict[str, Measured] = {}
-
-    def put(name: str, stream: Stream, histogram: Any = None) -> None:
-        streams[name] = stream
-        measured[name] = _measure(stream, histogram)
-
-    if isinstance(tensor, FixedPoint):
-        kind, levels = "fixed point", tensor.levels
-        positions = tensor.positions if isinstance(tensor, SparseFixedPoint) else None
-        numbers = tensor.first, tensor.stride, levels
-        around = around_numbers(tensor.shape, positions, numbers, tensor.zeros)
-        put("codes", *encode_codes(tensor.codes, levels, coders, around))
-        put("scales", encode_values(tensor.scales, scale_dtype(tensor.dtype), coders))
-        put("zeros", encode_values(tensor.zeros, "int16", coders))
-    elif isinstance(tensor, Codebook | SparseCodebook):
-        levels = int(tensor.codebook.size)
-        if levels > layout.MAX_LEVELS:
-            raise InvalidArgument(f"a codebook of {levels} levels; 65536 is the limit")
-        positions = tensor.positions if isinstance(tensor, SparseCodebook) else None
-        around = Around(tensor.shape, positions, tensor.codebook, tensor.dtype)
-        put("codes", *encode_codes(tensor.codes, levels, coders, around))
-        put("codebook", encode_values(tensor.codebook, tensor.dtype, coders, True))
-        kind = "codebook"
-    elif isinstance(tensor, Dense | Sparse):
-        levels = 0
-        put("values", encode_values(tensor.values, tensor.dtype, coders))
-        kind = "dense"
-    else:
-        raise InvalidArgument(f"the file has no kind for a {type(tensor).__name__}")
-    if isinstance(tensor, Sparse | SparseCodebook | SparseFixedPoint):
-        beside = sum(len(stream.body) for stream in streams.values())
-        positions, shape = tensor.positions, tensor.shape
-        put("positions", *encode_positions(positions, tensor.size, coders, beside, shape))
-        kind = "sparse" if kind == "dense" else f"sparse {kind}"
-    return kind, levels, streams, measured
-
-
-def _numbers(tensor: CompressedTensor) -> Numbers | None:
-    if not isinstance(tensor, FixedPoint):
-        return None
-    return Numbers(tensor.first, tensor.stride, tuple(int(n) for n in tensor.block))
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A tensor as it will be written: its entry, still without a name, and its streams.
-
-    ``digest`` is the SHA-256 of the chunk: by it tensors are known that are there already. A tensor
-    that goes into a pack has no streams, but ``values``, and the digest is theirs.
-    """
-
-    entry: Entry
-    streams: tuple[Stream, ...]
-    measured: dict[str, Measured]
-    digest: bytes
-    values: Array | None = None
+from espalier.state import Array, CompressedModel, CompressedTensor
 
 
 class _Member(NamedTuple):
@@ -119,19 +36,6 @@ class _Member(NamedTuple):
     head: int
     start: int
     values: Array
-
-
-def _is_packed(tensor: Dense) -> bool:
-    """Whether a tensor shares its tables with others: few numbers of which none is like the next.
-
-    Integers and flags are mostly runs and steps, each tensor's of its own kind.
-    """
-    return (
-        0 < tensor.size < layout.SMALL
-        and tensor.dtype in ROTATED
-        and not is_constant_view(tensor.values)
-        and starts_of_runs(tensor.values) is None
-    )
 
 
 class Writer:
@@ -200,7 +104,7 @@ class Writer:
         self._indices: dict[str, int] = {}
         self._known: dict[tuple[Entry, bytes], int] = {}
         self._packs: dict[str, list[_Member]] = {}
-        self._rows: dict[str, TensorRow | None] = {}
+        self._rows: dict[str, TensorRow | Callable[[], TensorRow] | None] = {}
         self._files: dict[str, FileRow] = {}
         self._aliases: dict[str, str] = {}
         self._offset = 0
@@ -244,70 +148,47 @@ class Writer:
         self._opened()
         if name in self._rows or name in self._aliases:
             raise InvalidArgument(f"two tensors are called {name!r}")
+        check_name(name)
 
     def add(self, name: str, tensor: CompressedTensor) -> None:
         """Write a tensor."""
         self._check_name(name)
-        check_name(name)
         try:
             encoded = self.encode(tensor)
         except InvalidArgument as error:
             raise InvalidArgument(f"tensor {name!r}: {error}") from None
-        self.put(name, encoded)
+        self._put(name, encoded)
 
     def encode(self, tensor: CompressedTensor) -> Encoded:
         """The streams of a tensor, for :meth:`put`. Nothing is written: any thread may call it."""
-        if len(tensor.shape) > layout.MAX_DIMS or tensor.size > layout.MAX_ELEMENTS:
-            raise InvalidArgument(
-                f"shape {tensor.shape} is over the limits of {layout.MAX_DIMS} dimensions and "
-                "2**48 elements"
-            )
-        shape = tuple(int(d) for d in tensor.shape)
-        if isinstance(tensor, Dense) and _is_packed(tensor):
-            entry = Entry("", layout.PACKED, tensor.dtype, shape, tensor.size, 0, (), 0)
-            digest = hashlib.sha256(tensor.values.tobytes()).digest()
-            return Encoded(entry, (), {}, digest, tensor.values.copy())
-        kind, levels, streams, measured = encode_tensor(tensor, self._coders)
-        crc, sha = 0, hashlib.sha256()
-        ordered = tuple(streams[stream] for stream in layout.STREAMS[kind])
-        for stream in ordered:
-            crc = crc32(stream.body, crc)
-            sha.update(stream.body)
-        entry = Entry(
-            name="",
-            kind=kind,
-            dtype=tensor.dtype,
-            shape=shape,
-            stored=tensor.stored,
-            levels=levels,
-            streams=tuple(StreamEntry(s.method, len(s.body)) for s in ordered),
-            crc=crc,
-            numbers=_numbers(tensor),
-        )
-        return Encoded(entry, ordered, measured, sha.digest())
+        return encode(tensor, self._coders)
 
     def put(self, name: str, encoded: Encoded) -> None:
         """Write a tensor that :meth:`encode` made."""
         self._check_name(name)
-        check_name(name)
-        known = encoded.entry, encoded.digest
+        self._put(name, encoded)
+
+    def _put(self, name: str, encoded: Encoded) -> None:
+        named = encoded.entry._replace(name=name)
         self._indices[name] = len(self._entries)
+        known = encoded.entry, encoded.digest
         index = self._known.setdefault(known, len(self._entries))
         if index < len(self._entries):
             changes: dict[str, Any] = {"kind": layout.COPY, "streams": (), "original": index}
-            entry = encoded.entry._replace(name=name, crc=0, **changes)
-            self._row(entry, {})
+            self._row(named._replace(crc=0, **changes), {})
         elif encoded.values is not None:
-            self._pack(encoded.entry._replace(name=name), encoded.values)
+            self._pack(named, encoded.values)
         else:
             for stream in encoded.streams:
                 self._write(stream.body)
-            self._row(encoded.entry._replace(name=name), encoded.measured)
+            self._row(named, encoded.measured)
 
     def _row(self, entry: Entry, measured: dict[str, Measured]) -> None:
         """Put an entry into the directory, and its row into the ledger."""
-        head = self._enter(entry)
-        self._rows[entry.name] = row_of(entry, head, measured)
+        row = partial(row_of, entry, self._enter(entry), measured)
+        # Histograms are large: what a row needs of them is taken at once.
+        large = any(stream.histogram is not None for stream in measured.values())
+        self._rows[entry.name] = row() if large else row
 
     def _enter(self, entry: Entry) -> int:
         """Put an entry into the directory: the bytes that it takes."""
@@ -334,9 +215,9 @@ class Writer:
         crc, n = crc32(stream.body), values.size
         pack = Entry("", layout.PACK, dtype, (n,), n, 0, (method,), crc)
         self._write(stream.body)
-        head, measured = self._enter(pack), _measure(stream)
+        whole = pack, self._enter(pack), measured_of(stream)
         for entry, own, start, _ in members:
-            self._rows[entry.name] = packed_row(entry, own, start, pack, head, measured)
+            self._rows[entry.name] = partial(packed_row, entry, own, start, *whole)
 
     def file(self, name: str, data: Iterable[bytes]) -> FileRow:
         """Write a file that is no tensor, a piece at a time; returns its row of the ledger.
@@ -376,14 +257,17 @@ class Writer:
         self._check_name(name)
         if of not in self._rows:
             raise InvalidArgument(f"alias {name!r} names {of!r}, which is not there")
-        check_name(name, "alias")
         self._aliases[name] = of
 
     @property
     def ledger(self) -> Ledger:
         """Where the bytes went; whole once the block has ended."""
-        rows = tuple(row for row in self._rows.values() if row is not None)
-        return Ledger(rows, self._offset, dict(self._aliases), tuple(self._files.values()))
+        rows: list[TensorRow] = []
+        for name, row in self._rows.items():
+            if row is not None:
+                made = self._rows[name] = row() if callable(row) else row
+                rows.append(made)
+        return Ledger(tuple(rows), self._offset, dict(self._aliases), tuple(self._files.values()))
 
     def _finish(self) -> None:
         for dtype in list(self._packs):

@@ -50,7 +50,11 @@ class EntropyCoder(ABC, Generic[Table]):
 
     @abstractmethod
     def bits(self, counts: Array, table: Table) -> int:
-        """Size of the payload in bits, to within a few bytes; what choices are made by."""
+        """Size of the payload in bits, to within :meth:`slack`; what choices are made by."""
+
+    def slack(self, bits: int) -> int:
+        """Bits by which a payload may differ from the ``bits`` announced, padding aside."""
+        return 8 * 64 + bits // 1024
 
     @abstractmethod
     def write_table(self, table: Table) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from espalier.errors import CorruptFile, InvalidArgument, TruncatedFile
 
 MAX_VARINT = (1 << 63) - 1
+_SHORT = [bytes([value]) for value in range(128)]
 
 
 def varint(value: int) -> bytes:
@@ -15,6 +16,8 @@ def varint(value: int) -> bytes:
     >>> varint(5), varint(300)
     (b'\\x05', b'\\xac\\x02')
     """
+    if 0 <= value < 128:
+        return _SHORT[value]
     if not 0 <= value <= MAX_VARINT:
         raise InvalidArgument(f"{value} does not fit in a variable-length integer of 63 bits")
     out = bytearray()

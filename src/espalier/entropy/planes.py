@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
-from espalier.entropy.histogram import entropy_of
-from espalier.entropy.stream import Stream, decode_symbols, margin, smallest
+from espalier.entropy.stream import Stream, decode_symbols, smallest
 from espalier.errors import CorruptFile
-from espalier.kernels.counting import count
+from espalier.kernels.counting import weigh
 from espalier.kernels.planes import join, split
 
 Array = NDArray[Any]
@@ -30,10 +29,12 @@ _STORED = 0
 _CODED = 1
 _CONSTANT = 2
 
-_LONG = 1 << 12
-"""Bytes of a plane from which coding it must save a 128th."""
-_SAMPLES = 64
-_SAMPLE_BYTES = 1 << 10
+_SHORT = 1 << 12
+"""Bytes of a plane below which coding it must save one of them, else a 128th."""
+_SAMPLED = 1 << 15
+"""Bytes of a plane from which a sample tells whether it is worth counting."""
+_PLACES = 64
+_LEAST_AT_EACH, _MOST_AT_EACH = 1 << 7, 1 << 10
 
 ROTATED = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 """Dtypes whose words have their sign moved to the other end."""
@@ -45,68 +46,85 @@ def word_dtype(dtype: str, storage: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"<u{size}")
 
 
-def _least_gain(plane: Array, thorough: bool) -> int:
-    """Bytes that coding a plane must save."""
-    return 1 if thorough or plane.size < _LONG else plane.size // 128
+def _most(n: int, thorough: bool) -> int:
+    """Bytes that a plane of ``n`` may take if it is coded."""
+    return n - (1 if thorough or n < _SHORT else n // 128)
 
 
-def _sampled(plane: Array) -> Array:
-    """A long plane at 64 places, a kibibyte at each; a short one whole."""
-    step = plane.size // _SAMPLES
-    if step < 8 * _SAMPLE_BYTES:
-        return plane
-    rows = plane[: step * _SAMPLES].reshape(_SAMPLES, step)
-    return np.ascontiguousarray(rows[:, :_SAMPLE_BYTES]).reshape(-1)
+def _sampled(planes: Array) -> Array:
+    """Of each plane an eighth at most of its bytes, or a little more, at 64 places."""
+    step = planes.shape[1] // _PLACES
+    each = min(max(step // 8, _LEAST_AT_EACH), _MOST_AT_EACH)
+    places = planes[:, : step * _PLACES].reshape(len(planes), _PLACES, step)
+    return np.ascontiguousarray(places[:, :, :each]).reshape(len(planes), -1)
+
+
+def _histograms(planes: Array, thorough: bool) -> list[Array | None]:
+    """How often each byte is in each plane; None where no coding of it by itself is short enough.
+
+    A payload takes the entropy of the bytes, and a table a bit for each that occurs.
+    """
+    if thorough:
+        return list(weigh(planes)[0])
+    n = planes.shape[1]
+    wanted = np.ones(len(planes), np.bool_)
+    if n >= _SAMPLED:
+        # The sample's own table would weigh several times as much as it does in the end.
+        sample = _sampled(planes)
+        size = sample.shape[1]
+        wanted = weigh(sample)[1] < 8 * (size - size // 128)
+    counts, bits = weigh(planes, wanted)
+    used = np.count_nonzero(counts, axis=1)
+    worth = (used == 1) | (wanted & (bits + used <= 8 * _most(n, thorough)))
+    return [row if yes else None for row, yes in zip(counts, worth.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
     """A coder's table for one plane, as an object and as bytes, and the bits of all that it takes.
 
-    ``lone``: whether the plane has one symbol only.
+    ``slack``: bits by which that may be off. ``lone``: whether the plane has one symbol only.
     """
 
     coder: EntropyCoder[Any]
     table: Any
     written: bytes
     bits: int
+    slack: int
     lone: bool
 
     @classmethod
     def of(cls, coder: EntropyCoder[Any], counts: Array) -> _Fit:
         table = coder.fit(counts)
         written = coder.write_table(table)
-        bits = coder.bits(counts, table) + 8 * len(written)
-        return cls(coder, table, written, bits, bool(np.count_nonzero(counts) == 1))
+        bits = coder.bits(counts, table)
+        lone = bool(np.count_nonzero(counts) == 1)
+        return cls(coder, table, written, bits + 8 * len(written), coder.slack(bits), lone)
 
 
-def _counts_if_worth(plane: Array, coder: EntropyCoder[Any], thorough: bool) -> Array | None:
-    """The histogram of a plane; None where a sample of it says that coding it does not pay."""
-    sample = _sampled(plane)
-    if sample.size < plane.size and not thorough:
-        # The sample's own table would weigh 64 times as much as it does in the end.
-        counts = count(sample)
-        if coder.bits(counts, coder.fit(counts)) >= 8 * (sample.size - sample.size // 128):
-            return None
-    return count(plane)
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What one coder announces for all planes: bits, and by how many it may be off."""
 
+    coder: EntropyCoder[Any]
+    fits: list[_Fit | None]
+    bits: int
+    slack: int
 
-def _is_noise(counts: Array, most: int) -> bool:
-    """Whether no table and payload of symbols by themselves can take ``most`` bytes or fewer.
-
-    The payload takes their entropy, and the table a bit for each symbol that occurs.
-    """
-    used = counts[counts > 0]
-    return used.size > 1 and entropy_of(used) + used.size > 8 * most
+    @classmethod
+    def of(cls, coder: EntropyCoder[Any], histograms: list[Array | None], n: int) -> _Plan:
+        fits = [None if counts is None else _Fit.of(coder, counts) for counts in histograms]
+        coded = [fit for fit in fits if fit is not None]
+        bits = sum(min(fit.bits, 8 * n) for fit in coded)
+        return cls(coder, fits, bits, sum(fit.slack for fit in coded))
 
 
 def _encode_plane(
-    plane: Array, fit: _Fit | None, thorough: bool
+    plane: Array, fit: _Fit | None, most: int
 ) -> tuple[list[bytes | memoryview], int]:
     """The parts that a plane is written as, and the bytes of them that are parameters."""
     if fit is not None and fit.lone:
         return [bytes([_CONSTANT, plane[0]])], 1
-    most = plane.size - _least_gain(plane, thorough)
     if fit is not None and fit.bits <= 8 * most:
         payload = fit.coder.encode(plane, fit.table)
         size = varint(len(fit.written) + len(payload))
@@ -120,24 +138,20 @@ def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) ->
     """The smallest stream of byte planes by one of ``coders``, ``fixed`` not among them."""
     planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in ROTATED)
     thorough = CODERS.get("context").id in {coder.id for coder in coders}
-    counts = [_counts_if_worth(plane, coders[0], thorough) for plane in planes]
-    least = planes[0].size - _least_gain(planes[0], thorough)
-    fitted = [c if thorough or c is None or not _is_noise(c, least) else None for c in counts]
-    fits = [[None if c is None else _Fit.of(coder, c) for c in fitted] for coder in coders]
-    # Those coders are run that announce the fewest bits, or so few more that it must be measured.
-    announced = [
-        sum(min(f.bits, 8 * planes[0].size) for f in of_coder if f is not None) for of_coder in fits
-    ]
-    margins = sum(c is not None for c in counts) * margin(0) + margin(min(announced))
+    histograms, n = _histograms(planes, thorough), planes.shape[1]
+    plans = [_Plan.of(coder, histograms, n) for coder in coders]
+    # Those coders are run of which one cannot tell before that another takes fewer bytes.
+    limit = min(plan.bits + plan.slack for plan in plans)
     tried: list[Stream] = []
-    for coder, of_coder, bits in zip(coders, fits, announced, strict=True):
-        if bits > min(announced) + margins:
+    for plan in plans:
+        if plan.bits - plan.slack > limit:
             continue
         written = [
-            _encode_plane(plane, fit, thorough) for plane, fit in zip(planes, of_coder, strict=True)
+            _encode_plane(plane, fit, _most(n, thorough))
+            for plane, fit in zip(planes, plan.fits, strict=True)
         ]
         body = b"".join([part for parts, _ in written for part in parts])
-        tried.append(Stream(PLANES, coder.id, body, sum(tables for _, tables in written)))
+        tried.append(Stream(PLANES, plan.coder.id, body, sum(tables for _, tables in written)))
     return smallest(tried)
 
 

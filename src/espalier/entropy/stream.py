@@ -65,25 +65,22 @@ def smallest(streams: list[Stream]) -> Stream:
     return min(streams, key=lambda stream: len(stream.body))
 
 
-def margin(bits: int) -> int:
-    """Bits by which a payload may differ from what its coder announces: 64 bytes and 0.1 %."""
-    return 8 * 64 + bits // 1024
-
-
 def encode_symbols(
     symbols: Array, counts: Array, coders: Coders, *, layout: int = 0, head: bytes = b""
 ) -> Stream:
     """``head``, table and payload of ``symbols``, whose histogram is ``counts``, in one stream.
 
     Of several coders, those are run that announce the fewest bits, or so few more that it must be
-    measured; the smallest stream is taken, and that of the earlier coder among equals.
+    measured (:meth:`EntropyCoder.slack`); the smallest stream is taken, and that of the earlier
+    coder among equals.
     """
-    announced: list[tuple[int, EntropyCoder[Any], Any, bytes]] = []
+    announced: list[tuple[int, int, EntropyCoder[Any], Any, bytes]] = []
     for coder in as_coders(coders):
         table = coder.fit(counts)
-        written = coder.write_table(table)
-        announced.append((coder.bits(counts, table) + 8 * len(written), coder, table, written))
-    least = min(bits for bits, *_ in announced)
+        written, bits = coder.write_table(table), coder.bits(counts, table)
+        slack = coder.slack(bits)
+        announced.append((bits + 8 * len(written), slack, coder, table, written))
+    limit = min(bits + slack for bits, slack, *_ in announced)
     tried = [
         Stream(
             layout,
@@ -91,8 +88,8 @@ def encode_symbols(
             b"".join((head, written, coder.encode(symbols, table))),
             len(head) + len(written),
         )
-        for bits, coder, table, written in announced
-        if bits <= least + margin(least)
+        for bits, slack, coder, table, written in announced
+        if bits - slack <= limit
     ]
     return smallest(tried)
 

@@ -44,6 +44,7 @@ _RUN = 4
 """Items of a run, in the mean, from which runs are tried."""
 _SAMPLE = 1 << 16
 _TEXT_SAMPLE = 1 << 14
+_UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
 def encode_values(values: Array, dtype: str, coders: Coders, codebook: bool = False) -> Stream:
@@ -101,17 +102,20 @@ def encode_file(data: bytes, coders: Coders) -> Stream:
 
 
 def _words(values: Array) -> Array:
-    """The bits of each value as unsigned integers, shape (n, 1); (n, 2) for complex128."""
-    width = min(values.dtype.itemsize, 8)
-    return values.view(f"<u{width}").reshape(values.size, -1)
+    """The bits of each value as an unsigned integer, shape (n,); two of complex128, (n, 2)."""
+    if values.itemsize > 8:
+        return values.view("<u8").reshape(values.size, -1)
+    return values.view(_UNSIGNED[values.itemsize])
 
 
 def starts_of_runs(values: Array) -> Array | None:
     """Where runs of equal bits begin (int64, the first one at 0); None if most are short."""
     words = _words(values)
     changes = np.zeros(0, np.bool_)
-    for part in (words[:_SAMPLE], words):
-        changes = (part[1:] != part[:-1]).any(axis=1)
+    for part in (words[:_SAMPLE], words) if words.shape[0] > _SAMPLE else (words,):
+        changes = part[1:] != part[:-1]
+        if changes.ndim > 1:
+            changes = changes.any(axis=1)
         if _RUN * (int(np.count_nonzero(changes)) + 1) > part.shape[0]:
             return None
     return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(changes) + 1])

@@ -152,6 +152,16 @@ def frequencies_reference(levels: list[int], log: int, precision: int) -> list[i
 # ---------------------------------------------------------------- the choice
 
 
+@jit
+def payload_bits(counts: Array, frequencies: Array, log: Int, logs: Array) -> Int:
+    """The sum of ``counts`` log2(2**log / frequencies), in bits, rounded up."""
+    total = np.int64(0)
+    for s in range(counts.size):
+        if counts[s]:
+            total += np.int64(counts[s]) * ((np.int64(log) << FRACTION) - logs[frequencies[s]])
+    return -(-total >> FRACTION)
+
+
 @inner
 def _cost(counts: Array, target: Array, log: Int, precision: Int, logs: Array, work: Array) -> Int:
     """Bits of table and payload, or -1 where the frequencies do not do."""
@@ -159,30 +169,59 @@ def _cost(counts: Array, target: Array, log: Int, precision: Int, logs: Array, w
     fill_levels(target, log, precision, levels)
     if fill_frequencies(levels, log, precision, frequencies) != OK:
         return np.int64(-1)
-    total = np.int64(0)
-    for s in range(counts.size):
-        if counts[s]:
-            total += np.int64(counts[s]) * ((np.int64(log) << FRACTION) - logs[frequencies[s]])
-    return (total >> FRACTION) + put_levels(levels, precision, np.zeros(0, np.uint8))
+    payload = payload_bits(counts, frequencies, log, logs)
+    return payload + put_levels(levels, precision, np.zeros(0, np.uint8))
 
 
-@jit
+@inner
 def _best(counts: Array, target: Array, low: Int, high: Int, logs: Array) -> tuple[Int, Int]:
-    """The best m from ``low`` to ``high`` and p: one after the other, until neither moves."""
+    """The best m from ``low`` to ``high`` and p: one after the other, until one does not move."""
     work = np.zeros((2, counts.size), np.int64)
     log, precision = min(max(low, np.int64(11)), high), np.int64(2)
     best = np.int64(-1)
-    moved = True
-    while moved:
+    first = True
+    while True:
         moved = False
         for p in range(MAX_PRECISION + 1):
             cost = _cost(counts, target, log, p, logs, work) if p < log else np.int64(-1)
             if cost >= 0 and (best < 0 or cost < best):
                 best, precision, moved = cost, np.int64(p), True
+        if not (moved or first):
+            break
+        first = moved = False
         for m in range(low, high + 1):
             cost = _cost(counts, target, m, precision, logs, work) if precision < m else -1
             if cost >= 0 and (best < 0 or cost < best):
                 best, log, moved = np.int64(cost), np.int64(m), True
+        if not moved:
+            break
+    return log, precision
+
+
+@jit
+def _fit(
+    counts: Array, most: Int, logs: Array, levels: Array, frequencies: Array
+) -> tuple[Int, Int]:
+    """Fill ``levels`` and ``frequencies``: m and p, where m is at most ``most`` if that will do."""
+    shift = np.int64(0)
+    while counts.sum() >> shift >= np.int64(1) << 40:
+        shift += 1
+    scaled, target = np.zeros(counts.size, np.int64), np.zeros(counts.size, np.int64)
+    present = np.int64(0)
+    for s in range(counts.size):
+        if counts[s]:
+            scaled[s] = max(np.int64(counts[s]) >> shift, np.int64(1))
+            present += 1
+    # A margin under the limit of 255 / 256, since levels are rounded.
+    limit = 160 * (scaled.sum() - scaled.max())
+    for s in range(counts.size):
+        target[s] = min(scaled[s], limit)
+    low = np.int64(MIN_LOG)
+    while (present - 1) >> low:
+        low += 1
+    log, precision = _best(scaled, target, low, max(low, most), logs)
+    fill_levels(target, log, precision, levels)
+    fill_frequencies(levels, log, precision, frequencies)
     return log, precision
 
 
@@ -203,15 +242,7 @@ def best_levels(counts: Array, wide: bool) -> tuple[int, int, Array, Array]:
     frequencies : int64 array, shape (symbols,)
         Their sum is 2**log.
     """
-    shift = max(int(counts.sum()).bit_length() - 40, 0)
-    counts = np.where(counts > 0, np.maximum(counts >> shift, 1), 0)
-    # A margin under the limit of 255 / 256, since levels are rounded.
-    target = np.minimum(counts, 160 * (counts.sum() - counts.max()))
-    low = max(int(np.count_nonzero(counts) - 1).bit_length(), MIN_LOG)
-    high = max(low, MAX_LOG if wide else 14)
-    args = frozen(counts), frozen(target)
-    log, precision = _best(*args, low, high, log2_table())
     levels, frequencies = np.zeros((2, counts.size), np.int64)
-    fill_levels(args[1], log, precision, levels)
-    fill_frequencies(levels, log, precision, frequencies)
-    return int(log), int(precision), levels, frequencies
+    most = MAX_LOG if wide else 14
+    log, precision = _fit(frozen(counts), most, log2_table(), levels, frequencies)
+    return log, precision, levels, frequencies

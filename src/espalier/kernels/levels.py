@@ -54,7 +54,7 @@ def _rice(mean: Int) -> Int:
     return _log2(max((mean * 3) >> 5, 1))
 
 
-@jit
+@inner
 def put_levels(levels: Array, precision: Int, out: Array) -> Int:
     """Write levels, of which the first and the last are not 0; returns the number of bits."""
     bit = np.int64(0)
@@ -157,6 +157,14 @@ def get_levels(buffer: Array, log: Int, precision: Int, levels: Array) -> tuple[
     return (RANGE if absent else OK), bit
 
 
+@jit
+def _written(levels: Array, precision: Int) -> Array:
+    bits = put_levels(levels, precision, np.zeros(0, np.uint8))
+    out = np.zeros((bits + 7) // 8, np.uint8)
+    put_levels(levels, precision, out)
+    return out
+
+
 def write_levels(levels: Array, precision: int) -> bytes:
     """The bits of levels, padded with zeros to a whole byte.
 
@@ -165,11 +173,7 @@ def write_levels(levels: Array, precision: int) -> bytes:
     >>> write_levels(np.array([3, 4, 4, 1]), 0).hex()
     '6410'
     """
-    levels = frozen(levels.astype(np.int64))
-    bits = int(put_levels(levels, precision, np.zeros(0, np.uint8)))
-    out = np.zeros((bits + 7) // 8, np.uint8)
-    put_levels(levels, precision, out)
-    return out.tobytes()
+    return bytes(_written(frozen(levels.astype(np.int64)), precision))
 
 
 @jit

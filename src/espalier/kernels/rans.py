@@ -60,11 +60,10 @@ _LOW = np.uint64(LOW)
 _WORD = np.uint64(32)
 
 
-def block_starts(n: int) -> Array:
+def block_starts(n: int) -> list[int]:
     """Where each of the ceil(n / 2**20) blocks starts, and ``n``; sizes differ by 1 at most."""
     blocks = -(-n // BLOCK)
-    j = np.arange(blocks + 1, dtype=np.int64)
-    return j * (n // blocks) + np.minimum(j, n % blocks)
+    return [j * (n // blocks) + min(j, n % blocks) for j in range(blocks + 1)]
 
 
 def lanes_of(n: int) -> int:
@@ -97,11 +96,15 @@ _high_product: Any = _high_product_of
 
 
 @jit
-def _reciprocals(frequencies: Array, table: Array) -> None:
+def _fill_table(frequencies: Array, table: Array) -> None:
+    start = np.uint64(0)
     for s in range(frequencies.size):
         f = np.uint64(frequencies[s])
+        table[s, _SHARE], table[s, _START] = f, start
         if f == 0:
+            table[s, _INVERSE] = table[s, _SHIFT] = f
             continue
+        start += f
         shift = np.uint64(0)
         while np.uint64(1) << shift < f:
             shift += np.uint64(1)
@@ -125,10 +128,8 @@ def encode_table(frequencies: Array) -> Array:
     s = ceil(log2 f) and r = ceil(2**(63 + s) / f), floor(x / f) is floor(x r / 2**(63 + s)) for all
     x below 2**63 (Granlund and Montgomery 1994, theorem 4.2).
     """
-    table = np.zeros((frequencies.size, 4), np.uint64)
-    table[:, _SHARE] = frequencies
-    table[:, _START] = np.cumsum(frequencies) - frequencies
-    _reciprocals(frozen(frequencies), table)
+    table = np.empty((frequencies.size, 4), np.uint64)
+    _fill_table(frozen(frequencies), table)
     return table
 
 
@@ -234,7 +235,7 @@ def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Ar
     table = frozen(encode_table(frequencies))
     lanes = lanes_of(symbols.size)
     blocks: list[tuple[Array, Array]] = []
-    for start, stop in pairwise(block_starts(symbols.size).tolist()):
+    for start, stop in pairwise(block_starts(symbols.size)):
         words = np.empty((stop - start) * log // 32 + lanes + 1, np.uint32)
         at = -1
         for first in (1 << log, LOW):
@@ -250,7 +251,7 @@ def encode_reference(
 ) -> list[tuple[list[int], list[int]]]:
     """:func:`encode` in plain Python."""
     blocks = []
-    for begin, end in pairwise(block_starts(len(symbols)).tolist()):
+    for begin, end in pairwise(block_starts(len(symbols))):
         for first in (1 << log, LOW):
             block = _block_reference(symbols[begin:end], frequencies, log, first)
             if block is not None:

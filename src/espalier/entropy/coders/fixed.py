@@ -41,6 +41,9 @@ class Fixed(EntropyCoder[int]):
     def bits(self, counts: NDArray[Any], table: int) -> int:
         return int(counts.sum()) * self.width(table)
 
+    def slack(self, bits: int) -> int:
+        return 0
+
     def write_table(self, table: int) -> bytes:
         return b""
 

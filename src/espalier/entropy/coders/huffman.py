@@ -72,7 +72,14 @@ class Huffman(EntropyCoder[CodeLengths]):
         return CodeLengths(code_lengths(counts, limit), lone)
 
     def bits(self, counts: Array, table: CodeLengths) -> int:
-        return int(counts @ table.lengths.astype(np.int64))
+        words = int(counts @ table.lengths.astype(np.int64))
+        runs = kernel.substreams(int(counts.sum())) if words else 1
+        # Each run but the last has its size before it, and ends with half a byte of padding.
+        size = len(varint(words // (8 * runs)))
+        return words + (8 * size + 4) * (runs - 1)
+
+    def slack(self, bits: int) -> int:
+        return 8 + bits // 16384
 
     def write_table(self, table: CodeLengths) -> bytes:
         return write_lengths(table.lengths, table.lone)
@@ -81,7 +88,7 @@ class Huffman(EntropyCoder[CodeLengths]):
         if table.lone >= 0 or not symbols.size:
             return b""
         counts = count(symbols)[: table.lengths.size]
-        bits = self.bits(counts, CodeLengths(table.lengths[: counts.size]))
+        bits = int(counts @ table.lengths[: counts.size].astype(np.int64))
         data, ends = kernel.encode(symbols, table.lengths, bits)
         sizes = np.diff(ends, prepend=0)[:-1].tolist()
         return b"".join(map(varint, sizes)) + data.tobytes()

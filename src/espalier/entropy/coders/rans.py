@@ -14,7 +14,7 @@ from espalier.errors import CorruptFile, FormatError, TruncatedFile
 from espalier.kernels import bitpack, rans_decode
 from espalier.kernels import rans as kernel
 from espalier.kernels.bitpack import frozen
-from espalier.kernels.frequencies import FRACTION, best_levels, log2_table
+from espalier.kernels.frequencies import best_levels, log2_table, payload_bits
 from espalier.kernels.gather import WORDS
 from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, write_levels
 
@@ -92,12 +92,13 @@ class Rans(EntropyCoder[Frequencies]):
     def bits(self, counts: Array, table: Frequencies) -> int:
         if table.lone >= 0:
             return 0
-        used = np.flatnonzero(counts)
-        logs = log2_table()[table.counts[used]]
-        cost = int(counts[used] @ ((table.log << FRACTION) - logs))
         n = int(counts.sum())
-        states = kernel.lanes_of(n) * (kernel.block_starts(n).size - 1)
-        return -(-cost >> FRACTION) + states * (table.log + _STATE_BITS)
+        states = kernel.lanes_of(n) * -(-n // kernel.BLOCK)
+        payload = payload_bits(frozen(counts), frozen(table.counts), table.log, log2_table())
+        return int(payload) + states * (table.log + _STATE_BITS)
+
+    def slack(self, bits: int) -> int:
+        return 8 + bits // 65536
 
     def write_table(self, table: Frequencies) -> bytes:
         if table.levels is None:
