@@ -1,9 +1,12 @@
-"""Rate-aware training on MNIST: three seeds against the bars, and error against bytes by method.
+"""Rate-aware training: some seeds against the bars, and error against bytes by method.
 
     python repro/repro_rate_aware.py lenet300 lenet5
+    python repro/repro_rate_aware.py resnet20 --seeds 0
 
-runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. With ``--curve`` also
-``NAME_rate_curve.json``, and the figure of the docs from it: the first seed at other sizes, and the
+runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. ResNet-20 starts from
+the published weights in ``ESPALIER_DATA``, which are trained on first, on the same images; a seed
+takes two hours of a core and more. With ``--curve``, for the LeNets, also ``NAME_rate_curve.json``,
+and the figure of the docs from it: the first seed at other sizes, and the
 same reference quantized without retraining at several lambdas; Deep Compression as in
 ``repro/results/NAME.json``. Runs are kept in ``--runs`` and resumed. Rates, temperatures, steps,
 augmentation and targets were chosen on the 5,000 images that the recipes hold out.
@@ -16,11 +19,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import sys
 from io import BytesIO
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,7 +38,24 @@ from espalier.training import evaluate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-BARS = {"lenet300": (8_500, 1.6), "lenet5": (5_000, 0.8)}
+
+
+class Bar(NamedTuple):
+    """Bytes of the file and error of the compressed network at most, in %."""
+
+    bytes: int
+    error: float
+    above: bool = False
+    """The error is in points above that of the reference."""
+
+
+BARS = {
+    "lenet300": Bar(8_500, 1.6),
+    "lenet5": Bar(5_000, 0.8),
+    "resnet20": Bar(1_084_544 // 30, 1.0, above=True),
+}
+STARTS = {"resnet20": "resnet_cifar10/resnet20.safetensors"}
+"""Weights in ``ESPALIER_DATA`` that a recipe starts from."""
 FACTORS = (0.3, 1.0, 2.0)
 """Of the recipe's lambda, or inversely of its target, for the points of the curve."""
 PUBLISHED = {"lenet300": (27_000, 1.58), "lenet5": (44_000, 0.74)}
@@ -72,18 +93,31 @@ def one_run(recipe: Recipe, folder: Path) -> dict[str, Any]:
 def summary(runs: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Mean and worst over the seeds, and whether the worst is within the bar."""
     sizes = [run["bytes"] for run in runs]
-    most, highest = BARS[name]
+    bar = BARS[name]
+    judged = [
+        run["errors"]["compressed"] - (run["errors"]["reference"] if bar.above else 0)
+        for run in runs
+    ]
     errors = {
         key: {"mean": mean(e), "worst": max(e)}
         for key in runs[0]["errors"]
         if (e := [run["errors"][key] for run in runs])
     }
     return {
-        "bytes": {"mean": mean(sizes), "worst": max(sizes), "bar": most},
+        "bytes": {"mean": mean(sizes), "worst": max(sizes), "bar": bar.bytes},
         "ratio": {"worst": min(run["original"] / run["bytes"] for run in runs)},
-        "error": errors | {"bar": highest},
-        "within": max(sizes) <= most and errors["compressed"]["worst"] <= highest,
+        "error": errors | {"bar_above_reference" if bar.above else "bar": bar.error},
+        "within": max(sizes) <= bar.bytes and max(judged) <= bar.error,
     }
+
+
+def recipe_of(name: str, seed: int) -> Recipe:
+    """The recipe of a network, from the weights that it starts from."""
+    recipe = load_recipe(f"{name}_rate", seed=seed)
+    if name in STARTS:
+        start = Path(os.environ["ESPALIER_DATA"]) / STARTS[name]
+        recipe = recipe.model_copy(update={"weights": str(start)})
+    return recipe
 
 
 def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
@@ -189,9 +223,7 @@ def main() -> None:
     machine_now = machine() | {"threads": arguments.threads}
     for name in arguments.names:
         runs = [
-            one_run(
-                load_recipe(f"{name}_rate", seed=seed), arguments.runs / f"{name}_rate-seed{seed}"
-            )
+            one_run(recipe_of(name, seed), arguments.runs / f"{name}_rate-seed{seed}")
             for seed in arguments.seeds
         ]
         over = summary(runs, name)
@@ -199,7 +231,7 @@ def main() -> None:
         found = {"summary": over, "machine": machine_now, "recipe": recipe, "runs": runs}
         (RESULTS / f"{name}_rate.json").write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps(over, indent=1))
-        if arguments.curve:
+        if arguments.curve and name in PUBLISHED:
             rows = curve(name, arguments.seeds[0], arguments.runs, runs[0])
             text = json.dumps({"machine": machine_now, "rows": rows}, indent=1)
             (RESULTS / f"{name}_rate_curve.json").write_text(text + "\n")
