@@ -97,11 +97,13 @@ def test_count(symbols, wide):
 
 
 @thorough
-@given(st.integers(0, 4).flatmap(lambda n: st.lists(st.binary(min_size=n, max_size=n))))
-def test_weigh(rows):
-    width = len(rows[0]) if rows else 0
-    found = counting.weigh(np.array([*map(list, rows)], np.uint8).reshape(len(rows), width))
-    assert [part.tolist() for part in found] == [*counting.weigh_reference([*map(list, rows)])]
+@given(st.integers(1, 40).flatmap(lambda n: st.lists(st.binary(min_size=n, max_size=n))))
+def test_histograms(planes):
+    n = len(planes[0]) if planes else 1
+    rows = np.frombuffer(b"".join(planes), np.uint8).reshape(-1, n)
+    counts, used = counting.histograms(rows, n - 1)
+    found = [row.tolist() if n else None for row, n in zip(counts, used, strict=True)]
+    assert found == counting.histograms_reference(planes, n - 1)
 
 
 @thorough

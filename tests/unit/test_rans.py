@@ -161,8 +161,10 @@ def test_every_two_bytes_of_table_are_read_or_refused():
 def test_a_state_by_hand():
     # M = 16, f = 12, 4: from 16, push 1: 4 * 16 + 12 + 0 = 76; push 0: 6 * 16 + 0 + 4 = 100.
     frequencies = np.array([12, 4])
-    ((states, words),) = rans.encode(np.array([0, 1], np.uint8), frequencies, 4)
-    assert (states.tolist(), words.tolist()) == ([100], [])
+    assert rans.encode_reference([0, 1], frequencies, 4) == [([100], [])]
+    # 100 = 64 + 36: 6 in six bits, then 36 in six.
+    (block,) = rans.encode(np.array([0, 1], np.uint8), frequencies, 4)
+    assert block == rans.bytes_reference([100], []) == (6 | 36 << 6).to_bytes(2, "little")
     assert rans_decode.decode_reference([100], [], frequencies, 4, 2) == [0, 1]
 
 
@@ -194,9 +196,9 @@ def test_fast_and_slow_agree(alphabet, n):
     if alphabet == 40_000:
         counts += 1  # so many symbols need a sum beyond 2**15, and a look after each of them
     table = Rans().fit(counts)
+    found = rans.encode_reference(symbols.tolist(), table.counts, table.log)
     blocks = rans.encode(symbols, table.counts, table.log)
-    found = [(states.tolist(), words.tolist()) for states, words in blocks]
-    assert found == rans.encode_reference(symbols.tolist(), table.counts, table.log)
+    assert blocks == [rans.bytes_reference(*block) for block in found]
     body = Rans().write_table(table) + Rans().encode(symbols, table)
     assert np.array_equal(Rans().decode(body, n, alphabet)[0], symbols)
     slow = rans_decode.decode_reference(*found[0], table.counts, table.log, n)
@@ -225,9 +227,9 @@ def test_states_that_grow_at_different_rates_begin_higher():
     symbols = np.where(np.arange(n) % 8 == 3, np.arange(n) // 8 % 16, 0).astype(np.uint8)
     counts = np.array([10**6] + [1] * 15)
     table = Rans().fit(counts)
+    found = rans.encode_reference(symbols.tolist(), table.counts, table.log)
     blocks = rans.encode(symbols, table.counts, table.log)
-    found = [(states.tolist(), words.tolist()) for states, words in blocks]
-    assert found == rans.encode_reference(symbols.tolist(), table.counts, table.log)
+    assert blocks == [rans.bytes_reference(*block) for block in found]
     assert min(found[0][0]) >= rans.LOW
     assert rans_decode.decode_reference(*found[0], table.counts, table.log, n) == symbols.tolist()
     body = Rans().write_table(table) + Rans().encode(symbols, table)

@@ -26,12 +26,8 @@ from numpy.typing import NDArray
 from espalier.entropy.cursor import Cursor, varint
 from espalier.errors import CorruptFile, FormatError, TruncatedFile
 from espalier.kernels import prefix_code as kernel
-from espalier.kernels.bitpack import OK, SHORT, bytes_of
+from espalier.kernels.bitpack import OK, SHORT, bytes_of, frozen
 from espalier.kernels.prefix_code import MAX_LENGTH
-
-
-def _first_guess(span: int) -> int:
-    return min(max(span.bit_length(), 1), MAX_LENGTH)
 
 
 def write_lengths(lengths: NDArray[Any], lone: int) -> bytes:
@@ -40,31 +36,8 @@ def write_lengths(lengths: NDArray[Any], lone: int) -> bytes:
         return varint(lone) + varint(0)
     used = np.flatnonzero(lengths)
     first, last = int(used[0]), int(used[-1])
-    bits: list[str] = []
-    previous = _first_guess(last - first)
-    absent = 0
-    for length in lengths[first : last + 1].tolist():
-        if length == 0:
-            absent += 1
-            continue
-        if absent:
-            # Gamma code: as many zeros as there are bits after the leading one, then the number.
-            # Written with its leading one first, so that the reader knows the width by then.
-            width = absent.bit_length() - 1
-            low = f"{absent:b}"[1:][::-1]
-            bits.append("111" + "0" * width + "1" + low)
-            absent = 0
-        step = length - previous
-        if step == 0:
-            bits.append("0")
-        elif abs(step) == 1:
-            bits.append("100" if step > 0 else "101")
-        else:
-            bits.append("110" + f"{length - 1:04b}"[::-1])
-        previous = length
-    text = "".join(bits)
-    packed = int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
-    return varint(first) + varint(last - first) + packed
+    written = kernel.written_lengths(frozen(lengths[first : last + 1]))
+    return varint(first) + varint(last - first) + written.tobytes()
 
 
 def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
@@ -84,9 +57,7 @@ def read_lengths(cursor: Cursor, alphabet: int) -> tuple[NDArray[Any], int]:
     if span == 0:
         return lengths, first
     data = bytes_of(cursor.data)
-    found = kernel.read_lengths(
-        data, 8 * cursor.at, first, first + span, _first_guess(span), lengths
-    )
+    found = kernel.read_lengths(data, 8 * cursor.at, first, first + span, lengths)
     status, bit, symbol, value = found
     if status != OK:
         raise _error(status, symbol, value, first + span)

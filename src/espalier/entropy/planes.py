@@ -17,24 +17,21 @@ from espalier.entropy.coder import CODERS, EntropyCoder, coder_by_id
 from espalier.entropy.cursor import Cursor, varint
 from espalier.entropy.stream import Stream, decode_symbols, smallest
 from espalier.errors import CorruptFile
-from espalier.kernels.counting import weigh
-from espalier.kernels.planes import join, split
+from espalier.kernels import plane_streams
+from espalier.kernels.bitpack import frozen
+from espalier.kernels.counting import count, histograms
+from espalier.kernels.frequencies import log2_table
+from espalier.kernels.planes import CODED, SAME, STORED, join, split
 
 Array = NDArray[Any]
 
 PLANES = 1
 """Layout of values."""
 
-_STORED = 0
-_CODED = 1
-_CONSTANT = 2
-
 _SHORT = 1 << 12
 """Bytes of a plane below which coding it must save one of them, else a 128th."""
-_SAMPLED = 1 << 15
-"""Bytes of a plane from which a sample tells whether it is worth counting."""
-_PLACES = 64
-_LEAST_AT_EACH, _MOST_AT_EACH = 1 << 7, 1 << 10
+
+_HUFFMAN, _RANS, _CONTEXT = (CODERS.get(name).id for name in ("huffman", "rans", "context"))
 
 ROTATED = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 """Dtypes whose words have their sign moved to the other end."""
@@ -46,44 +43,16 @@ def word_dtype(dtype: str, storage: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"<u{size}")
 
 
-def _most(n: int, thorough: bool) -> int:
+def _most(n: int) -> int:
     """Bytes that a plane of ``n`` may take if it is coded."""
-    return n - (1 if thorough or n < _SHORT else n // 128)
-
-
-def _sampled(planes: Array) -> Array:
-    """Of each plane an eighth at most of its bytes, or a little more, at 64 places."""
-    step = planes.shape[1] // _PLACES
-    each = min(max(step // 8, _LEAST_AT_EACH), _MOST_AT_EACH)
-    places = planes[:, : step * _PLACES].reshape(len(planes), _PLACES, step)
-    return np.ascontiguousarray(places[:, :, :each]).reshape(len(planes), -1)
-
-
-def _histograms(planes: Array, thorough: bool) -> list[Array | None]:
-    """How often each byte is in each plane; None where no coding of it by itself is short enough.
-
-    A payload takes the entropy of the bytes, and a table a bit for each that occurs.
-    """
-    if thorough:
-        return list(weigh(planes)[0])
-    n = planes.shape[1]
-    wanted = np.ones(len(planes), np.bool_)
-    if n >= _SAMPLED:
-        # The sample's own table would weigh several times as much as it does in the end.
-        sample = _sampled(planes)
-        size = sample.shape[1]
-        wanted = weigh(sample)[1] < 8 * (size - size // 128)
-    counts, bits = weigh(planes, wanted)
-    used = np.count_nonzero(counts, axis=1)
-    worth = (used == 1) | (wanted & (bits + used <= 8 * _most(n, thorough)))
-    return [row if yes else None for row, yes in zip(counts, worth.tolist(), strict=True)]
+    return n - (1 if n < _SHORT else n // 128)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
     """A coder's table for one plane, as an object and as bytes, and the bits of all that it takes.
 
-    ``slack``: bits by which that may be off. ``lone``: whether the plane has one symbol only.
+    ``slack``: bits by which that may be off.
     """
 
     coder: EntropyCoder[Any]
@@ -91,67 +60,69 @@ class _Fit:
     written: bytes
     bits: int
     slack: int
-    lone: bool
 
     @classmethod
     def of(cls, coder: EntropyCoder[Any], counts: Array) -> _Fit:
         table = coder.fit(counts)
         written = coder.write_table(table)
         bits = coder.bits(counts, table)
-        lone = bool(np.count_nonzero(counts) == 1)
-        return cls(coder, table, written, bits + 8 * len(written), coder.slack(bits), lone)
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What one coder announces for all planes: bits, and by how many it may be off."""
-
-    coder: EntropyCoder[Any]
-    fits: list[_Fit | None]
-    bits: int
-    slack: int
-
-    @classmethod
-    def of(cls, coder: EntropyCoder[Any], histograms: list[Array | None], n: int) -> _Plan:
-        fits = [None if counts is None else _Fit.of(coder, counts) for counts in histograms]
-        coded = [fit for fit in fits if fit is not None]
-        bits = sum(min(fit.bits, 8 * n) for fit in coded)
-        return cls(coder, fits, bits, sum(fit.slack for fit in coded))
+        return cls(coder, table, written, bits + 8 * len(written), coder.slack(bits))
 
 
 def _encode_plane(
-    plane: Array, fit: _Fit | None, most: int
+    plane: Array, same: bool, fit: _Fit | None, most: int
 ) -> tuple[list[bytes | memoryview], int]:
     """The parts that a plane is written as, and the bytes of them that are parameters."""
-    if fit is not None and fit.lone:
-        return [bytes([_CONSTANT, plane[0]])], 1
+    if same:
+        return [bytes([SAME, plane[0]])], 1
     if fit is not None and fit.bits <= 8 * most:
         payload = fit.coder.encode(plane, fit.table)
         size = varint(len(fit.written) + len(payload))
         if len(size) + len(fit.written) + len(payload) <= most:
-            head = bytes([_CODED]) + size + fit.written
+            head = bytes([CODED]) + size + fit.written
             return [head, payload], len(head)
-    return [bytes([_STORED]), plane.data], 1
+    return [bytes([STORED]), plane.data], 1
 
 
 def encode_planes(values: Array, dtype: str, coders: list[EntropyCoder[Any]]) -> Stream:
     """The smallest stream of byte planes by one of ``coders``, ``fixed`` not among them."""
     planes = split(values.view(word_dtype(dtype, values.dtype)), dtype in ROTATED)
-    thorough = CODERS.get("context").id in {coder.id for coder in coders}
-    histograms, n = _histograms(planes, thorough), planes.shape[1]
-    plans = [_Plan.of(coder, histograms, n) for coder in coders]
+    ids = [coder.id for coder in coders]
+    if planes.shape[1] > plane_streams.MOST or not set(ids) <= {_HUFFMAN, _RANS}:
+        return encode_each(planes, coders)
+    body, taken, tables = plane_streams.encode(
+        frozen(planes), _most(planes.shape[1]), _HUFFMAN in ids, _RANS in ids, log2_table()
+    )
+    number = _RANS if taken == plane_streams.RANS else _HUFFMAN
+    return Stream(PLANES, number, body.tobytes(), tables)
+
+
+def encode_each(planes: Array, coders: list[EntropyCoder[Any]]) -> Stream:
+    """The same of ``planes``, one after another: for all coders, and any number of words."""
+    n = planes.shape[1]
+    if _CONTEXT in {coder.id for coder in coders}:
+        most, counts = n - 1, np.stack([count(plane) for plane in planes])
+        used = np.count_nonzero(counts, axis=1)
+    else:
+        most = _most(n)
+        counts, used = histograms(planes, most)
+    same = (used == 1).tolist()
+    announced: list[tuple[int, int, EntropyCoder[Any], list[_Fit | None]]] = []
+    for coder in coders:
+        rows = zip(counts, used.tolist(), strict=True)
+        fits = [_Fit.of(coder, row) if symbols > 1 else None for row, symbols in rows]
+        coded = [fit for fit in fits if fit is not None]
+        bits = sum(min(fit.bits, 8 * n) for fit in coded)
+        announced.append((bits, sum(fit.slack for fit in coded), coder, fits))
     # Those coders are run of which one cannot tell before that another takes fewer bytes.
-    limit = min(plan.bits + plan.slack for plan in plans)
+    limit = min(bits + slack for bits, slack, *_ in announced)
     tried: list[Stream] = []
-    for plan in plans:
-        if plan.bits - plan.slack > limit:
-            continue
-        written = [
-            _encode_plane(plane, fit, _most(n, thorough))
-            for plane, fit in zip(planes, plan.fits, strict=True)
-        ]
-        body = b"".join([part for parts, _ in written for part in parts])
-        tried.append(Stream(PLANES, plan.coder.id, body, sum(tables for _, tables in written)))
+    for bits, slack, coder, fits in announced:
+        if bits - slack <= limit:
+            parts = zip(planes, same, fits, strict=True)
+            written = [_encode_plane(*part, most) for part in parts]
+            body = b"".join([part for own, _ in written for part in own])
+            tried.append(Stream(PLANES, coder.id, body, sum(tables for _, tables in written)))
     return smallest(tried)
 
 
@@ -164,14 +135,14 @@ def _read_planes(cursor: Cursor, number: int, n: int, width: int) -> tuple[list[
         field = f"byte plane {i}"
         start = cursor.at
         mode = cursor.u8(field)
-        if mode == _CODED:
+        if mode == CODED:
             body = cursor.take(cursor.varint(f"size of {field}"), field)
             tables += cursor.at - start - len(body)
             plane, table_bytes = decode_symbols(Cursor(body), number, n, 256)
             planes.append(plane[:1] if plane.strides == (0,) else plane)
             tables += table_bytes
-        elif mode in (_STORED, _CONSTANT):
-            size = n if mode == _STORED else 1
+        elif mode in (STORED, SAME):
+            size = n if mode == STORED else 1
             planes.append(np.frombuffer(cursor.take(size, field), np.uint8))
             tables += 1
         else:

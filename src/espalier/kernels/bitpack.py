@@ -144,6 +144,27 @@ def get_varint(buffer: Array, at: Int) -> tuple[Int, Int]:
     return value, np.int64(-1)
 
 
+@inner
+def put_varint(out: Array, at: Int, value: Int) -> Int:
+    """Write a variable-length integer: the byte after it."""
+    while value > 127:
+        out[at] = np.uint8(value & 127 | 128)
+        value >>= 7
+        at += 1
+    out[at] = np.uint8(value)
+    return at + 1
+
+
+@inner
+def put_bits(out: Array, bit: Int, value: Int, width: Int) -> Int:
+    """``width`` bits of ``value`` at ``bit`` of zeros; an empty ``out`` only counts them."""
+    if out.size:
+        for i in range(width):
+            at = bit + i
+            out[at >> 3] |= np.uint8(((value >> i) & 1) << (at & 7))
+    return bit + width
+
+
 @jit
 def set_bits(buffer: Array, first: Int, places: Array) -> Int:
     """Which bits are set, counted from ``first``: a status. There must be as many as ``places``.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import frozen, jit
+from espalier.kernels.bitpack import Int, frozen, inner, jit
 from espalier.kernels.frequencies import FRACTION, log2_table
 
 Array = NDArray[Any]
@@ -50,54 +50,96 @@ def count_reference(symbols: list[int], size: int) -> list[int]:
     return counts
 
 
+# ---------------------------------------------------------------- byte planes
+
+SAMPLED = 1 << 15
+"""Bytes of a plane from which a sample tells whether it is worth counting."""
+_PLACES = 64
+_LEAST_AT_EACH, _MOST_AT_EACH = 1 << 7, 1 << 10
+
+
+@inner
+def _share(c: Int, logs: Array) -> Int:
+    """2**16 c log2 c, of the highest bits of c."""
+    shift = np.int64(0)
+    while c >> shift >= logs.size:
+        shift += 1
+    return c * (logs[c >> shift] + (shift << FRACTION))
+
+
+@inner
+def _entropy_bits(counts: Array, logs: Array) -> Int:
+    """n times the entropy: n log2 n - sum of c log2 c, rounded down."""
+    n = total = np.int64(0)
+    for c in counts:
+        n += c
+        total -= _share(c, logs)
+    return (total + _share(n, logs)) >> FRACTION
+
+
+@inner
+def _sample(plane: Array) -> Array:
+    """About an eighth of a plane, a kibibyte at most at each of 64 places."""
+    step = plane.size // _PLACES
+    each = min(max(step // 8, _LEAST_AT_EACH), _MOST_AT_EACH)
+    sample = np.empty(_PLACES * each, np.uint8)
+    for i in range(_PLACES):
+        for k in range(each):
+            sample[i * each + k] = plane[i * step + k]
+    return sample
+
+
 @jit
-def _weigh(rows: Array, wanted: Array, logs: Array, counts: Array, bits: Array) -> None:
-    for r in range(rows.shape[0]):
-        if not wanted[r]:
-            continue
-        _count(rows[r], counts[r])
-        # n log2 n - sum of c log2 c, of each number its highest bits.
-        total = np.int64(0)
-        for s in range(counts.shape[1] + 1):
-            c = counts[r, s] if s < counts.shape[1] else np.int64(rows.shape[1])
-            shift = np.int64(0)
-            while c >> shift >= logs.size:
-                shift += 1
-            share = c * (logs[c >> shift] + (shift << FRACTION))
-            total += share if s == counts.shape[1] else -share
-        bits[r] = total >> FRACTION
+def fill_histograms(planes: Array, most: Int, logs: Array, counts: Array, used: Array) -> None:
+    """The kernel of :func:`histograms`."""
+    for k in range(planes.shape[0]):
+        plane = planes[k]
+        if plane.size >= SAMPLED:
+            # The sample's own table would weigh several times as much as it does in the end.
+            sample = _sample(plane)
+            _count(sample, counts[k])
+            if _entropy_bits(counts[k], logs) >= 8 * (sample.size - sample.size // 128):
+                continue
+        _count(plane, counts[k])
+        n = np.int64(0)
+        for c in counts[k]:
+            n += np.int64(c > 0)
+        if n == 1 or _entropy_bits(counts[k], logs) + n <= 8 * most:
+            used[k] = n
 
 
-def weigh(rows: Array, wanted: Array | None = None) -> tuple[Array, Array]:
-    """The histogram of each row of bytes, and n times its entropy, in bits, by integers alone.
+def histograms(planes: Array, most: int) -> tuple[Array, Array]:
+    """How often each byte is in each plane, where a coder may bring that to ``most`` bytes.
+
+    A payload of symbols by themselves takes their entropy, and its table a bit for each that
+    occurs. Of a long plane a sample is asked first.
 
     Parameters
     ----------
-    rows : uint8 array, shape (r, n)
-    wanted : bool array, shape (r,), optional
-        Rows that are looked at; of others the results are 0.
+    planes : uint8 array, shape (r, n)
+    most : int
 
     Returns
     -------
     counts : int64 array, shape (r, 256)
-    bits : int64 array, shape (r,)
-        To within 2**-16 for each symbol.
+        Where it is worth it.
+    used : int64 array, shape (r,)
+        How many of them are not 0; 1 where one byte is in all places, 0 where it is not worth it.
 
     Examples
     --------
-    >>> counts, bits = weigh(np.array([[0, 1, 0, 1], [5, 5, 5, 5]], np.uint8))
-    >>> counts[:, :6].tolist(), bits.tolist()
-    ([[2, 2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 4]], [4, 0])
+    >>> counts, used = histograms(np.array([[0, 1, 0, 1], [5, 5, 5, 5]], np.uint8), 3)
+    >>> counts[:, :6].tolist(), used.tolist()
+    ([[2, 2, 0, 0, 0, 0], [0, 0, 0, 0, 0, 4]], [2, 1])
     """
-    counts = np.zeros((len(rows), 256), np.int64)
-    bits = np.zeros(len(rows), np.int64)
-    wanted = np.ones(len(rows), np.bool_) if wanted is None else wanted
-    _weigh(frozen(rows), frozen(wanted), log2_table(), counts, bits)
-    return counts, bits
+    counts = np.zeros((len(planes), 256), np.int64)
+    used = np.zeros(len(planes), np.int64)
+    fill_histograms(frozen(planes), most, log2_table(), counts, used)
+    return counts, used
 
 
-def weigh_reference(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """:func:`weigh` in plain Python."""
+def histograms_reference(planes: list[bytes], most: int) -> list[list[int] | None]:
+    """The counts of :func:`histograms` in plain Python; None where it is not worth it."""
     logs = log2_table().tolist()
 
     def share(c: int) -> int:
@@ -106,6 +148,21 @@ def weigh_reference(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
             shift += 1
         return int(c * (logs[c >> shift] + (shift << FRACTION)))
 
-    counts = [count_reference(row, 256) for row in rows]
-    totals = [share(len(row)) - sum(map(share, c)) for row, c in zip(rows, counts, strict=True)]
-    return counts, [total >> FRACTION for total in totals]
+    def entropy(counts: list[int]) -> int:
+        return share(sum(counts)) - sum(map(share, counts)) >> FRACTION
+
+    found: list[list[int] | None] = []
+    for plane in planes:
+        counts: list[int] | None = count_reference([*plane], 256)
+        if len(plane) >= SAMPLED:
+            step = len(plane) // _PLACES
+            each = min(max(step // 8, _LEAST_AT_EACH), _MOST_AT_EACH)
+            sample = b"".join(plane[i * step :][:each] for i in range(_PLACES))
+            if entropy(count_reference([*sample], 256)) >= 8 * (len(sample) - len(sample) // 128):
+                counts = None
+        if counts is not None:
+            used = 256 - counts.count(0)
+            if used > 1 and entropy(counts) + used > 8 * most:
+                counts = None
+        found.append(counts)
+    return found

@@ -152,8 +152,8 @@ def frequencies_reference(levels: list[int], log: int, precision: int) -> list[i
 # ---------------------------------------------------------------- the choice
 
 
-@jit
-def payload_bits(counts: Array, frequencies: Array, log: Int, logs: Array) -> Int:
+@inner
+def symbol_bits(counts: Array, frequencies: Array, log: Int, logs: Array) -> Int:
     """The sum of ``counts`` log2(2**log / frequencies), in bits, rounded up."""
     total = np.int64(0)
     for s in range(counts.size):
@@ -169,7 +169,7 @@ def _cost(counts: Array, target: Array, log: Int, precision: Int, logs: Array, w
     fill_levels(target, log, precision, levels)
     if fill_frequencies(levels, log, precision, frequencies) != OK:
         return np.int64(-1)
-    payload = payload_bits(counts, frequencies, log, logs)
+    payload = symbol_bits(counts, frequencies, log, logs)
     return payload + put_levels(levels, precision, np.zeros(0, np.uint8))
 
 
@@ -199,7 +199,7 @@ def _best(counts: Array, target: Array, low: Int, high: Int, logs: Array) -> tup
 
 
 @jit
-def _fit(
+def fit_levels(
     counts: Array, most: Int, logs: Array, levels: Array, frequencies: Array
 ) -> tuple[Int, Int]:
     """Fill ``levels`` and ``frequencies``: m and p, where m is at most ``most`` if that will do."""
@@ -244,5 +244,5 @@ def best_levels(counts: Array, wide: bool) -> tuple[int, int, Array, Array]:
     """
     levels, frequencies = np.zeros((2, counts.size), np.int64)
     most = MAX_LOG if wide else 14
-    log, precision = _fit(frozen(counts), most, log2_table(), levels, frequencies)
+    log, precision = fit_levels(frozen(counts), most, log2_table(), levels, frequencies)
     return log, precision, levels, frequencies

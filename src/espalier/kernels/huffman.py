@@ -43,6 +43,8 @@ LANES = 8
 """Runs of a block, decoded in turn by one thread."""
 BLOCK = 1 << 20
 """Symbols of a block at most."""
+SLACK_BITS, SLACK_SHARE = 8, 1 << 14
+"""Bits by which a payload may differ from those announced, and of how many bits one more."""
 SPLIT_FROM = 1 << 14
 """Number of symbols from which a stream is split at all."""
 
@@ -50,6 +52,9 @@ SPLIT_FROM = 1 << 14
 def substreams(n: int) -> int:
     """S, the number of runs that a stream of ``n`` symbols is split into."""
     return 1 if n < SPLIT_FROM else LANES * -(-n // BLOCK)
+
+
+_substreams = inner(substreams)
 
 
 def run_starts(n: int) -> Array:
@@ -99,11 +104,43 @@ def _encode_run(symbols: Array, start: Int, stop: Int, codes: Array, out: Array,
 
 
 @jit
-def _encode(symbols: Array, starts: Array, codes: Array, out: Array, ends: Array) -> None:
-    byte = np.int64(0)
-    for j in range(starts.size - 1):
-        byte = _encode_run(symbols, starts[j], starts[j + 1], codes, out, byte)
-        ends[j] = byte
+def word_bits(counts: Array, lengths: Array) -> Int:
+    """Bits of the code words of symbols that occur ``counts`` times."""
+    bits = np.int64(0)
+    for s in range(min(counts.size, lengths.size)):
+        bits += np.int64(counts[s]) * np.int64(lengths[s])
+    return bits
+
+
+@jit
+def payload_bits(counts: Array, lengths: Array) -> Int:
+    """Bits of a payload: each run but the last has its size, and ends with half a byte, say."""
+    words = word_bits(counts, lengths)
+    runs = _substreams(counts.sum()) if words else np.int64(1)
+    size, left = np.int64(1), words // (8 * runs)
+    while left > 127:
+        left >>= 7
+        size += 1
+    return words + (8 * size + 4) * (runs - 1)
+
+
+@jit
+def encode_runs(symbols: Array, lengths: Array, bits: Int) -> tuple[Array, Array]:
+    """:func:`encode`, but that the bytes are followed by others."""
+    n, runs = symbols.size, _substreams(symbols.size)
+    words = np.zeros(lengths.size, np.uint32)
+    fill_code_words(lengths, words)
+    codes = np.empty(lengths.size, np.uint32)
+    for s in range(lengths.size):
+        codes[s] = words[s] << np.uint32(5) | np.uint32(lengths[s])
+    out = np.empty((bits + 7) // 8 + runs + SLACK, np.uint8)
+    ends = np.empty(runs, np.int64)
+    start = byte = np.int64(0)
+    for j in range(runs):
+        stop = start + n // runs + np.int64(j < n % runs)
+        byte = _encode_run(symbols, start, stop, codes, out, byte)
+        ends[j], start = byte, stop
+    return out, ends
 
 
 def encode(symbols: Array, lengths: Array, bits: int) -> tuple[Array, Array]:
@@ -123,11 +160,7 @@ def encode(symbols: Array, lengths: Array, bits: int) -> tuple[Array, Array]:
     ends : int64 array, shape (S,)
         The byte after each run.
     """
-    starts = run_starts(symbols.size)
-    out = np.zeros((bits + 7) // 8 + starts.size + SLACK, np.uint8)
-    ends = np.empty(starts.size - 1, np.int64)
-    codes = (code_words(lengths) << np.uint32(5)) | lengths
-    _encode(frozen(symbols), starts, codes, out, ends)
+    out, ends = encode_runs(frozen(symbols), frozen(lengths), bits)
     return out[: ends[-1]], ends
 
 

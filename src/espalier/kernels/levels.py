@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, RANGE, SHORT, Int, frozen, inner, jit
+from espalier.kernels.bitpack import OK, RANGE, SHORT, Int, frozen, inner, jit, put_bits
 
 Array = NDArray[Any]
 
@@ -27,16 +27,6 @@ MAX_PRECISION = 7
 def largest_level(log: Int, precision: Int) -> Int:
     """The largest level whose weight is below 2**log."""
     return (log - precision + 1) << precision
-
-
-@inner
-def _put(out: Array, bit: Int, value: Int, width: Int) -> Int:
-    """``width`` bits of ``value`` at ``bit``; an empty ``out`` only counts them."""
-    if out.size:
-        for i in range(width):
-            at = bit + i
-            out[at >> 3] |= np.uint8(((value >> i) & 1) << (at & 7))
-    return bit + width
 
 
 @inner
@@ -71,8 +61,8 @@ def put_levels(levels: Array, precision: Int, out: Array) -> Int:
                 s += 1
             level = np.int64(levels[s])
             width = _log2(run)
-            bit = _put(out, bit, np.int64(1) << width, width + 1)
-            bit = _put(out, bit, run - (np.int64(1) << width), width)
+            bit = put_bits(out, bit, np.int64(1) << width, width + 1)
+            bit = put_bits(out, bit, run - (np.int64(1) << width), width)
             value = level - 1
         elif s == 0:
             value = level - 1
@@ -81,8 +71,8 @@ def put_levels(levels: Array, precision: Int, out: Array) -> Int:
             value = 2 * step if step >= 0 else -2 * step - 1
         k = _rice(mean)
         quotient = value >> k
-        bit = _put(out, bit + quotient, 1, 1)
-        bit = _put(out, bit, value & ((np.int64(1) << k) - 1), k)
+        bit = put_bits(out, bit + quotient, 1, 1)
+        bit = put_bits(out, bit, value & ((np.int64(1) << k) - 1), k)
         mean += value - (mean >> 3)
         absent = level == 0
         last = level

@@ -18,6 +18,9 @@ from espalier.kernels.bitpack import Int, frozen, jit
 
 Array = NDArray[Any]
 
+STORED, CODED, SAME = 0, 1, 2
+"""Modes of a plane: see :mod:`espalier.entropy.planes`."""
+
 _TILE = 4096
 """Words that every plane is filled from before the next ones are looked at: they stay in cache."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, SHORT, Int, jit, peek
+from espalier.kernels.bitpack import OK, SHORT, Int, inner, jit, peek, put_bits
 
 Array = NDArray[Any]
 
@@ -60,6 +60,25 @@ def _package_merge(weights: Array, limit: Int, lengths: Array) -> None:
         for i in range(leaves):
             lengths[i] += 1
         take = 2 * (take - leaves)
+
+
+@inner
+def fill_lengths(counts: Array, limit: Int, lengths: Array) -> None:
+    """:func:`code_lengths` of a small alphabet, of which two symbols at least occur."""
+    rising, order = np.empty(counts.size, np.int64), np.empty(counts.size, np.int64)
+    n = 0
+    for s in range(counts.size):
+        if counts[s]:
+            at = n
+            while at > 0 and rising[at - 1] > counts[s]:
+                rising[at], order[at] = rising[at - 1], order[at - 1]
+                at -= 1
+            rising[at], order[at] = counts[s], s
+            n += 1
+    found = np.zeros(n, np.uint8)
+    _package_merge(rising[:n], limit, found)
+    for i in range(n):
+        lengths[order[i]] = found[i]
 
 
 def code_lengths(counts: Array, limit: int) -> Array:
@@ -194,9 +213,81 @@ BAD_RUN = 6
 """More absent symbols than are left."""
 
 
+@inner
+def first_guess(span: Int) -> Int:
+    """The length that the first one is a step from: the bits of ``span``, from 1 to 16."""
+    guess = np.int64(1)
+    while span >> guess and guess < MAX_LENGTH:
+        guess += 1
+    return guess
+
+
+@inner
+def put_lengths(lengths: Array, out: Array) -> Int:
+    """Write lengths, of which the first and the last are not 0; returns the number of bits.
+
+    ``out`` is of zeros; an empty one only counts them.
+    """
+    bit, absent = np.int64(0), np.int64(0)
+    previous = first_guess(lengths.size - 1)
+    for i in range(lengths.size):
+        length = np.int64(lengths[i])
+        if length == 0:
+            absent += 1
+            continue
+        if absent:
+            width = np.int64(0)
+            while absent >> (width + 1):
+                width += 1
+            bit = put_bits(out, bit, np.int64(7), 3)
+            bit = put_bits(out, bit + width, np.int64(1), 1)
+            bit = put_bits(out, bit, absent - (np.int64(1) << width), width)
+            absent = np.int64(0)
+        step = length - previous
+        if step == 0:
+            bit = put_bits(out, bit, np.int64(0), 1)
+        elif abs(step) == 1:
+            bit = put_bits(out, bit, np.int64(1 if step > 0 else 5), 3)
+        else:
+            bit = put_bits(out, bit, np.int64(3), 3)
+            bit = put_bits(out, bit, length - 1, 4)
+        previous = length
+    return bit
+
+
+@jit
+def written_lengths(lengths: Array) -> Array:
+    """The bits of :func:`put_lengths`, padded with zeros to a whole byte."""
+    out = np.zeros((put_lengths(lengths, np.zeros(0, np.uint8)) + 7) // 8, np.uint8)
+    put_lengths(lengths, out)
+    return out
+
+
+def write_lengths_reference(lengths: list[int]) -> bytes:
+    """:func:`written_lengths` in plain Python."""
+    text, absent = "", 0
+    previous = min(max((len(lengths) - 1).bit_length(), 1), MAX_LENGTH)
+    for length in lengths:
+        if length == 0:
+            absent += 1
+            continue
+        if absent:
+            # Elias' gamma code: as many zeros as there are bits after the leading one, then the
+            # number, its leading one first, so that the reader knows the width by then.
+            text += "111" + "0" * (absent.bit_length() - 1) + "1" + f"{absent:b}"[:0:-1]
+            absent = 0
+        step = length - previous
+        if abs(step) > 1:
+            text += "110" + f"{length - 1:04b}"[::-1]
+        else:
+            text += ("0", "100", "101")[step]
+        previous = length
+    return int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
+
+
 @jit
 def read_lengths(
-    data: Array, bit: Int, first: Int, last: Int, previous: Int, lengths: Array
+    data: Array, bit: Int, first: Int, last: Int, lengths: Array
 ) -> tuple[Int, Int, Int, Int]:
     """Lengths of ``first`` to ``last``, in the prefix code of :mod:`espalier.entropy.lengths`.
 
@@ -205,8 +296,6 @@ def read_lengths(
     data : uint8 array
     bit : int
         Where they begin.
-    previous : int
-        The length that the first is a step from.
     lengths : uint8 array, written to
 
     Returns
@@ -219,7 +308,7 @@ def read_lengths(
     """
     one = np.uint64(1)
     end = 8 * data.size
-    symbol = np.int64(first)
+    symbol, previous = np.int64(first), first_guess(last - first)
     while symbol <= last:
         word = peek(data, bit)
         absent = False

@@ -37,18 +37,20 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import (
-    Int,
-    frozen,
-    inlined,
-    jit,
-)
+from espalier.kernels.bitpack import Int, frozen, inlined, inner, jit, put_bits
+from espalier.kernels.frequencies import symbol_bits
 
 Array = NDArray[Any]
 
 LANES = 8
 BLOCK = 1 << 20
 SPLIT_FROM = 1 << 12
+
+SLACK_BITS, SLACK_SHARE = 8, 1 << 16
+"""Bits by which a payload may differ from those announced, and of how many bits one more."""
+
+STATE_BITS = 6
+"""Before each state, its size."""
 
 LOW = 1 << 31
 """A state below this takes a word, if it is not in its first steps."""
@@ -96,7 +98,7 @@ _high_product: Any = _high_product_of
 
 
 @jit
-def _fill_table(frequencies: Array, table: Array) -> None:
+def fill_table(frequencies: Array, table: Array) -> None:
     start = np.uint64(0)
     for s in range(frequencies.size):
         f = np.uint64(frequencies[s])
@@ -129,7 +131,7 @@ def encode_table(frequencies: Array) -> Array:
     x below 2**63 (Granlund and Montgomery 1994, theorem 4.2).
     """
     table = np.empty((frequencies.size, 4), np.uint64)
-    _fill_table(frozen(frequencies), table)
+    fill_table(frozen(frequencies), table)
     return table
 
 
@@ -220,8 +222,49 @@ def _encode(symbols: Array, table: Array, log: Int, states: Array, words: Array)
     return np.int64(at)
 
 
-def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Array]]:
-    """Encode symbols: of each block the last states (uint64) and the words (uint32).
+@inner
+def _put_states(states: Array, out: Array) -> Int:
+    """States, each its number of bits after the leading one and those bits: bytes written."""
+    bit = np.int64(0)
+    for lane in range(states.size):
+        bits = np.int64(63)
+        while not states[lane] >> np.uint64(bits):
+            bits -= 1
+        bit = put_bits(out, bit, bits, STATE_BITS)
+        bit = put_bits(out, bit, np.int64(states[lane] ^ (np.uint64(1) << np.uint64(bits))), bits)
+    return (bit + 7) >> 3
+
+
+@jit
+def block(symbols: Array, table: Array, log: Int) -> Array:
+    """The bytes of one block: states, then words."""
+    lanes = 1 if symbols.size < SPLIT_FROM else LANES
+    states, words = np.empty(lanes, np.uint64), np.empty(0, np.uint32)
+    at = np.int64(-1)
+    for first in (np.uint64(1) << np.uint64(log), _LOW):
+        if at < 0:
+            words = np.empty(symbols.size * log // 32 + lanes + 1, np.uint32)
+            states[:] = first
+            at = _encode(symbols, table, log, states, words)
+    out = np.zeros(9 * lanes + 4 * (words.size - at), np.uint8)
+    size = _put_states(states, out)
+    for i in range(at, words.size):
+        for k in range(4):
+            out[size + k] = np.uint8((words[i] >> np.uint32(8 * k)) & np.uint32(255))
+        size += 4
+    return out[:size]
+
+
+@jit
+def payload_bits(counts: Array, frequencies: Array, log: Int, logs: Array) -> Int:
+    """Bits of a payload, with states and words; ``logs``: :func:`frequencies.log2_table`."""
+    n = counts.sum()
+    states = (1 if n < SPLIT_FROM else LANES) * -(-n // BLOCK)
+    return symbol_bits(counts, frequencies, log, logs) + states * (log + STATE_BITS)
+
+
+def encode(symbols: Array, frequencies: Array, log: int) -> list[bytes]:
+    """Encode symbols: the bytes of each block.
 
     Parameters
     ----------
@@ -233,23 +276,16 @@ def encode(symbols: Array, frequencies: Array, log: int) -> list[tuple[Array, Ar
         4 to 17.
     """
     table = frozen(encode_table(frequencies))
-    lanes = lanes_of(symbols.size)
-    blocks: list[tuple[Array, Array]] = []
-    for start, stop in pairwise(block_starts(symbols.size)):
-        words = np.empty((stop - start) * log // 32 + lanes + 1, np.uint32)
-        at = -1
-        for first in (1 << log, LOW):
-            if at < 0:
-                states = np.full(lanes, first, np.uint64)
-                at = int(_encode(frozen(symbols[start:stop]), table, log, states, words))
-        blocks.append((states, words[at:].copy()))
-    return blocks
+    return [
+        block(frozen(symbols[start:stop]), table, log).tobytes()
+        for start, stop in pairwise(block_starts(symbols.size))
+    ]
 
 
 def encode_reference(
     symbols: list[int], frequencies: Array, log: int
 ) -> list[tuple[list[int], list[int]]]:
-    """:func:`encode` in plain Python."""
+    """The last states and the words of each block of :func:`encode`, in plain Python."""
     blocks = []
     for begin, end in pairwise(block_starts(len(symbols))):
         for first in (1 << log, LOW):
@@ -280,3 +316,13 @@ def _block_reference(
         quotient, rest = divmod(states[lane], share[s])
         states[lane] = (quotient << log) + start[s] + rest
     return states, words[::-1]
+
+
+def bytes_reference(states: list[int], words: list[int]) -> bytes:
+    """The bytes of a block in plain Python."""
+    word = at = 0
+    for state in states:
+        bits = state.bit_length() - 1
+        word |= (bits | (state - (1 << bits)) << STATE_BITS) << at
+        at += STATE_BITS + bits
+    return word.to_bytes((at + 7) // 8, "little") + b"".join(w.to_bytes(4, "little") for w in words)

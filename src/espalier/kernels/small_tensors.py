@@ -17,6 +17,7 @@ from espalier.kernels import range_coder
 from espalier.kernels.bitpack import OK, Int, get_varint, inner, jit, load64, set_bits
 from espalier.kernels.huffman import SPLIT_FROM, decode_run
 from espalier.kernels.levels import MAX_PRECISION, MIN_LOG
+from espalier.kernels.planes import CODED, SAME, STORED
 from espalier.kernels.prefix_code import MAX_LENGTH, read_lengths
 from espalier.kernels.rans_decode import read_payload, read_table
 from espalier.kernels.records import (
@@ -42,8 +43,6 @@ PLAIN, CONSTANT, MULTIPLES, PLANES = 1, 2, 3, 3
 """Ways that values are written; ``PLANES`` and a coder is one too."""
 
 _ALIGNMENT = 64
-_STORED, _CODED, _CONSTANT = 0, 1, 2
-"""Modes of a byte plane: see :mod:`espalier.entropy.planes`."""
 _MOST_LOG = 14
 _MOST_MULTIPLE = 1 << 20
 _LARGEST = float(np.finfo(np.float32).max)
@@ -148,11 +147,8 @@ def _huffman(body: Array, alphabet: Int, values: Array, codes: Array, out: Array
     span, at = get_varint(body, at)
     if at < 0 or span == 0 or span >= alphabet - first:
         return False
-    guess = np.int64(0)
-    while span >> guess:
-        guess += 1
     lengths = np.zeros(alphabet, np.uint8)
-    status, bit, _, _ = read_lengths(body, 8 * at, first, first + span, guess, lengths)
+    status, bit, _, _ = read_lengths(body, 8 * at, first, first + span, lengths)
     if status != OK or (bit & 7 and body[bit >> 3] >> (bit & 7)):
         return False
     total = most = np.int64(0)
@@ -223,18 +219,18 @@ def _planes(
             return False
         mode = body[at]
         at += 1
-        size = np.int64(n if mode == _STORED else 1)
-        if mode == _CODED:
+        size = np.int64(n if mode == STORED else 1)
+        if mode == CODED:
             size, at = get_varint(body, at)
-        if at < 0 or size > body.size - at or mode > _CONSTANT:
+        if at < 0 or size > body.size - at or mode > SAME:
             return False
         part = body[at : at + size]
         at += size
-        if mode == _CODED and not _symbols(coder, part, np.int64(256), bytes_, work, plane):
+        if mode == CODED and not _symbols(coder, part, np.int64(256), bytes_, work, plane):
             return False
-        if mode != _CODED:
+        if mode != CODED:
             for i in range(n):
-                plane[i] = part[i if mode == _STORED else 0]
+                plane[i] = part[i if mode == STORED else 0]
         for i in range(n):
             out[i] = (out[i] << np.uint32(8)) | plane[i]
     if turn:

@@ -14,6 +14,7 @@ from espalier.entropy.lengths import read_lengths, write_lengths
 from espalier.errors import CorruptFile, TruncatedFile
 from espalier.kernels import bitpack
 from espalier.kernels import huffman as kernel
+from espalier.kernels.bitpack import frozen
 from espalier.kernels.counting import count
 from espalier.kernels.prefix_code import MAX_LENGTH, code_lengths
 
@@ -72,14 +73,10 @@ class Huffman(EntropyCoder[CodeLengths]):
         return CodeLengths(code_lengths(counts, limit), lone)
 
     def bits(self, counts: Array, table: CodeLengths) -> int:
-        words = int(counts @ table.lengths.astype(np.int64))
-        runs = kernel.substreams(int(counts.sum())) if words else 1
-        # Each run but the last has its size before it, and ends with half a byte of padding.
-        size = len(varint(words // (8 * runs)))
-        return words + (8 * size + 4) * (runs - 1)
+        return int(kernel.payload_bits(frozen(counts), frozen(table.lengths)))
 
     def slack(self, bits: int) -> int:
-        return 8 + bits // 16384
+        return kernel.SLACK_BITS + bits // kernel.SLACK_SHARE
 
     def write_table(self, table: CodeLengths) -> bytes:
         return write_lengths(table.lengths, table.lone)
@@ -87,8 +84,7 @@ class Huffman(EntropyCoder[CodeLengths]):
     def encode(self, symbols: Array, table: CodeLengths) -> bytes:
         if table.lone >= 0 or not symbols.size:
             return b""
-        counts = count(symbols)[: table.lengths.size]
-        bits = int(counts @ table.lengths[: counts.size].astype(np.int64))
+        bits = kernel.word_bits(frozen(count(symbols)), frozen(table.lengths))
         data, ends = kernel.encode(symbols, table.lengths, bits)
         sizes = np.diff(ends, prepend=0)[:-1].tolist()
         return b"".join(map(varint, sizes)) + data.tobytes()

@@ -14,14 +14,11 @@ from espalier.errors import CorruptFile, FormatError, TruncatedFile
 from espalier.kernels import bitpack, rans_decode
 from espalier.kernels import rans as kernel
 from espalier.kernels.bitpack import frozen
-from espalier.kernels.frequencies import best_levels, log2_table, payload_bits
+from espalier.kernels.frequencies import best_levels, log2_table
 from espalier.kernels.gather import WORDS
 from espalier.kernels.levels import MAX_LOG, MAX_PRECISION, MIN_LOG, write_levels
 
 Array = NDArray[Any]
-
-_STATE_BITS = 6
-"""Before each state, its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +89,11 @@ class Rans(EntropyCoder[Frequencies]):
     def bits(self, counts: Array, table: Frequencies) -> int:
         if table.lone >= 0:
             return 0
-        n = int(counts.sum())
-        states = kernel.lanes_of(n) * -(-n // kernel.BLOCK)
-        payload = payload_bits(frozen(counts), frozen(table.counts), table.log, log2_table())
-        return int(payload) + states * (table.log + _STATE_BITS)
+        fields = frozen(counts), frozen(table.counts), table.log, log2_table()
+        return int(kernel.payload_bits(*fields))
 
     def slack(self, bits: int) -> int:
-        return 8 + bits // 65536
+        return kernel.SLACK_BITS + bits // kernel.SLACK_SHARE
 
     def write_table(self, table: Frequencies) -> bytes:
         if table.levels is None:
@@ -110,8 +105,7 @@ class Rans(EntropyCoder[Frequencies]):
     def encode(self, symbols: Array, table: Frequencies) -> bytes:
         if table.lone >= 0 or not symbols.size:
             return b""
-        blocks = kernel.encode(symbols, table.counts, table.log)
-        bodies = [_states(states) + words.astype("<u4").tobytes() for states, words in blocks]
+        bodies = kernel.encode(symbols, table.counts, table.log)
         return b"".join([varint(len(body)) for body in bodies[:-1]] + bodies)
 
     def decode(self, body: bytes | memoryview, n: int, alphabet: int) -> tuple[Array, int]:
@@ -164,13 +158,3 @@ def _table_error(status: int, symbols: int, log: int) -> FormatError:
     if status == bitpack.SHORT:
         return TruncatedFile(f"frequencies: the table of {symbols} symbols is cut short")
     return CorruptFile(f"frequencies: no {symbols} symbols have these; their sum is 2**{log}")
-
-
-def _states(states: Array) -> bytes:
-    """States, each its number of bits after the leading one, in 6 bits, and those bits."""
-    word = at = 0
-    for state in states.tolist():
-        bits = state.bit_length() - 1
-        word |= (bits | (state - (1 << bits)) << _STATE_BITS) << at
-        at += _STATE_BITS + bits
-    return word.to_bytes((at + 7) // 8, "little")
