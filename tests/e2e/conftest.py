@@ -1,9 +1,12 @@
-"""The command line as a process of its own."""
+"""The command line as a process of its own: forked from one that has torch loaded already."""
 
+import json
 import os
+import select
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,21 +28,30 @@ def environment():
 
 
 @pytest.fixture(scope="session")
-def espalier():
+def espalier(tmp_path_factory):
     """Run ``espalier ARGS``; returns its exit status, standard output and standard error."""
+    files = [tmp_path_factory.mktemp("streams") / name for name in ("out", "err")]
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forked.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
 
-    def run(*args, **options):
-        done = subprocess.run(
-            [sys.executable, "-m", "espalier", *map(str, args)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=environment(),
-            **options,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
+    def run(*args, cwd=None):
+        request = {"args": [str(arg) for arg in args], "cwd": str(cwd or Path.cwd())}
+        request |= {"env": environment(), "out": str(files[0]), "err": str(files[1])}
+        print(json.dumps(request), file=server.stdin, flush=True)
+        if not select.select([server.stdout], [], [], 300)[0]:
+            server.kill()
+            raise TimeoutError(f"espalier {args} takes more than 300 s")
+        status = int(server.stdout.readline())
+        return Ran(status, *(file.read_text("utf-8") for file in files))
 
-    return run
+    yield run
+    server.stdin.close()
+    assert server.wait(60) == 0
 
 
 @pytest.fixture(scope="session")
