@@ -14,6 +14,7 @@ _LEAST = 4096  # elements: below, the choice is worth less than its header
 _ZERO_SHARE = 1 / 8  # of elements, from which positions cost less than a zero in each byte plane
 _SAMPLE = 1 << 16
 _SAMPLE_LEVELS = _SAMPLE // 16
+_GLANCE = 1 << 10
 _EACH = 8  # uses of a value, at least, for which it is worth a place in a codebook
 _BLOCK = 1 << 20
 _MAX_LEVELS = 1 << 16
@@ -63,12 +64,14 @@ def _shared(words: Array) -> tuple[Array, Array] | None:
     if words.size < _LEAST:
         return None
     sample = words[:: max(1, words.size // _SAMPLE)][:_SAMPLE]
-    # A constant tensor needs no codes; of a random one nearly every value is another, which its
-    # first values tell already.
     most = min(_SAMPLE_LEVELS, sample.size // _EACH)
-    if _distinct(sample[: most + most // 4 + 1]).size > most:
+    # Of a random tensor nearly every value is another, which a few of them tell already: were they
+    # drawn from ``most``, few^2 / (2 most) would be repeats, and half of that is asked for.
+    few = sample[:: sample.size // _GLANCE][:_GLANCE]
+    if _number_distinct(few) > few.size - min(few.size**2 // (4 * most), few.size // 2):
         return None
-    if not 1 < _distinct(sample).size <= most:
+    # A constant tensor needs no codes.
+    if not 1 < _number_distinct(sample) <= most:
         return None
     book = np.zeros(0, words.dtype)
     for start in range(0, words.size, _BLOCK):
@@ -85,6 +88,12 @@ def _distinct(words: Array) -> Array:
     """``np.unique``, which for integers goes through a hash table and takes far longer."""
     rising = np.sort(words)
     return rising[np.append(True, rising[1:] != rising[:-1])] if rising.size else rising
+
+
+def _number_distinct(words: Array) -> int:
+    """How many different ones there are of some."""
+    rising = np.sort(words)
+    return 1 + int(np.count_nonzero(rising[1:] != rising[:-1]))
 
 
 def _sharing_pays(words: Array, dtype: str, codes: Array, book: Array) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +31,7 @@ from espalier.state import (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(NamedTuple):
     """A tensor as it will be written: its entry, still without a name, and its streams.
 
     ``digest`` is the SHA-256 of the chunk: by it tensors are known that are there already. A tensor

@@ -84,8 +84,9 @@ def _sample(plane: Array) -> Array:
     each = min(max(step // 8, _LEAST_AT_EACH), _MOST_AT_EACH)
     sample = np.empty(_PLACES * each, np.uint8)
     for i in range(_PLACES):
+        part, into = plane[i * step : (i + 1) * step], sample[i * each : (i + 1) * each]
         for k in range(each):
-            sample[i * each + k] = plane[i * step + k]
+            into[k] = part[k]
     return sample
 
 

@@ -37,8 +37,10 @@ _SPARE = 16
 @inner
 def _copy(data: Array, size: Int, out: Array, at: Int) -> Int:
     """The first ``size`` bytes to ``out`` from ``at`` on: the byte after them."""
+    # Slices, so that a loop goes from 0 on: no index is then looked at for its sign.
+    part, into = data[:size], out[at : at + size]
     for i in range(size):
-        out[at + i] = data[i]
+        into[i] = part[i]
     return at + size
 
 

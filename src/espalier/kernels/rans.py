@@ -248,11 +248,12 @@ def block(symbols: Array, table: Array, log: Int) -> Array:
             at = _encode(symbols, table, log, states, words)
     out = np.zeros(9 * lanes + 4 * (words.size - at), np.uint8)
     size = _put_states(states, out)
-    for i in range(at, words.size):
+    words = words[at:]
+    body = out[size:]
+    for i in range(words.size):
         for k in range(4):
-            out[size + k] = np.uint8((words[i] >> np.uint32(8 * k)) & np.uint32(255))
-        size += 4
-    return out[:size]
+            body[4 * i + k] = np.uint8((words[i] >> np.uint32(8 * k)) & np.uint32(255))
+    return out[: size + 4 * words.size]
 
 
 @jit

@@ -206,17 +206,48 @@ def read_multiples(body: Array, out: Array) -> bool:
 
 
 @inner
+def _words_of_bytes() -> Array:
+    """What a byte of a plane stands for, shape (2, 4, 256): in a word that is turned, or not."""
+    words = np.empty((2, 4, 256), np.uint32)
+    for k in range(4):
+        for byte in range(256):
+            word = np.uint32(byte << (24 - 8 * k))
+            words[0, k, byte] = word
+            words[1, k, byte] = (word >> np.uint32(1)) | (word << np.uint32(31))
+    return words
+
+
+@inner
+def _three_stored(body: Array, turn: bool, out: Array) -> bool:
+    """The three lower planes of words whose highest byte is in ``out``, if they lie as they are."""
+    n = out.size
+    if body.size != 3 * (n + 1):
+        return False
+    if body[0] != STORED or body[n + 1] != STORED or body[2 * (n + 1)] != STORED:
+        return False
+    a, b, c = body[1 : n + 1], body[n + 2 : 2 * n + 2], body[2 * n + 3 :]
+    last = np.uint32(turn)
+    for i in range(n):
+        low = np.uint32(a[i]) << np.uint32(16) | np.uint32(b[i]) << np.uint32(8) | np.uint32(c[i])
+        out[i] |= (low >> last) | ((low & last) << np.uint32(31))
+    return True
+
+
+@inner
 def _planes(
     body: Array, coder: Int, turn: bool, bytes_: Array, work: tuple[Array, Array], out: Array
 ) -> bool:
-    """Words of four bytes from their planes: see :mod:`espalier.entropy.planes`."""
+    """Words of four bytes from their planes: see :mod:`espalier.entropy.planes`.
+
+    ``bytes_``: of each plane the word that a byte of it stands for, all others being 0.
+    """
     n, at = out.size, np.int64(0)
     plane = np.empty(n, np.uint32)
-    for i in range(n):
-        out[i] = 0
-    for _ in range(4):
+    for k in range(4):
         if at >= body.size:
             return False
+        if k == 1 and _three_stored(body[at:], turn, out):
+            return True
         mode = body[at]
         at += 1
         size = np.int64(n if mode == STORED else 1)
@@ -224,18 +255,25 @@ def _planes(
             size, at = get_varint(body, at)
         if at < 0 or size > body.size - at or mode > SAME:
             return False
-        part = body[at : at + size]
+        part, words = body[at : at + size], bytes_[k]
         at += size
-        if mode == CODED and not _symbols(coder, part, np.int64(256), bytes_, work, plane):
-            return False
-        if mode != CODED:
+        if mode == CODED:
+            into = out if k == 0 else plane
+            if not _symbols(coder, part, np.int64(256), words, work, into):
+                return False
+        elif k == 0:
+            out[:] = 0
+        if mode == CODED and k > 0:
             for i in range(n):
-                plane[i] = part[i if mode == STORED else 0]
-        for i in range(n):
-            out[i] = (out[i] << np.uint32(8)) | plane[i]
-    if turn:
-        for i in range(n):
-            out[i] = (out[i] >> np.uint32(1)) | ((out[i] & np.uint32(1)) << np.uint32(31))
+                out[i] |= plane[i]
+        elif mode == STORED:
+            shift, last = np.uint32(24 - 8 * k), np.uint32(turn)
+            for i in range(n):
+                word = np.uint32(part[i]) << shift
+                out[i] |= (word >> last) | ((word & last) << np.uint32(31))
+        elif mode == SAME:
+            for i in range(n):
+                out[i] |= words[part[0]]
     return at == body.size
 
 
@@ -254,15 +292,17 @@ def _values(
         if body.size != (out.size if method == PLAIN else width):
             return False
         for start in range(0, out.size, body.size):
+            into = out[start : start + body.size]
             for k in range(body.size):
-                out[start + k] = body[k]
+                into[k] = body[k]
         return True
     if width != 4:
         return False
     if method == MULTIPLES:
         return is_float and read_multiples(body, out.view(np.uint32))
     coder = method - PLANES
-    return coder > 0 and _planes(body, coder, is_float, bytes_, work, out.view(np.uint32))
+    words = bytes_[np.int64(is_float)]
+    return coder > 0 and _planes(body, coder, is_float, words, work, out.view(np.uint32))
 
 
 # ---------------------------------------------------------------- all of them
@@ -298,9 +338,7 @@ def decode(
     out : uint8 array
     """
     work = np.empty(1 << _MOST_LOG, np.uint8), np.empty(SPLIT_FROM, np.uint8)
-    bytes_ = np.empty(256, np.uint32)
-    for i in range(256):
-        bytes_[i] = i
+    bytes_ = _words_of_bytes()
     by_value, by_code = methods
     widths, is_float32 = dtypes
     left = np.int64(0)
