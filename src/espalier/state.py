@@ -81,7 +81,7 @@ class CompressedTensor(ABC):
 
     def __post_init__(self) -> None:
         storage_dtype(self.dtype)
-        if any(d < 0 for d in self.shape):
+        if min(self.shape, default=0) < 0:
             raise InvalidArgument(f"shape {self.shape} has a negative dimension")
         self._check()
 
@@ -230,10 +230,8 @@ class Dense(CompressedTensor):
 
     def _check(self) -> None:
         _check_values(self.values, self.dtype, "values")
-        _require(
-            self.values.size == self.size,
-            f"{self.values.size} values for shape {self.shape}",
-        )
+        if self.values.size != self.size:
+            raise InvalidArgument(f"{self.values.size} values for shape {self.shape}")
 
 
 @dataclass(frozen=True, eq=False)

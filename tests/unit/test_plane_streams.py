@@ -35,7 +35,7 @@ def values_of(dtype, n, way):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int32", "uint8"])
 def test_one_call_is_its_reference(names, dtype):
     coders = [CODERS.make(name) for name in names]
-    # Around 4096, 2**14 and 2**15 words something changes: the threshold, runs or states, samples.
+    # At 4096 and 2**14 words something changes: the threshold and states, runs and samples.
     for n in [1, 2, 3, 10, 100, 1000, 4095, 4096, 16383, 16384, 32768, 40_000]:
         for way in WAYS:
             data, storage = values_of(dtype, n, way)

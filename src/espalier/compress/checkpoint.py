@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ _TABLE_BYTES = 48  # about what one more tensor with codes costs in the header
 _MOSTLY_ZERO = 0.5  # above this share of zeros, writing positions is cheaper than a code for zero
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was done to one tensor, and the error made.
 
     ``reason`` says why a tensor was kept exactly; empty where it was not. ``lam``: of its grid.

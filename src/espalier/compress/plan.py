@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from espalier.errors import InvalidArgument
 from espalier.fixed_point import FLOATS, Block
@@ -28,8 +27,7 @@ Choice = int | str | Mapping[str, Bits] | None
 ByName = float | Mapping[str, float | None] | None
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What will be done to one tensor.
 
     Attributes

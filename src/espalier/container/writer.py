@@ -23,7 +23,7 @@ from espalier.entropy.choice import AUTO, coders_for
 from espalier.entropy.coder import EntropyCoder
 from espalier.entropy.values import encode_file, encode_values
 from espalier.errors import InvalidArgument
-from espalier.state import Array, CompressedModel, CompressedTensor
+from espalier.state import CompressedModel, CompressedTensor, storage_dtype
 
 
 class _Member(NamedTuple):
@@ -35,7 +35,7 @@ class _Member(NamedTuple):
     entry: Entry
     head: int
     start: int
-    values: Array
+    values: bytes
 
 
 class Writer:
@@ -102,7 +102,7 @@ class Writer:
         self._entries: list[bytes] = []
         self._names = Names()
         self._indices: dict[str, int] = {}
-        self._known: dict[tuple[Entry, bytes], int] = {}
+        self._known: dict[tuple[Entry, int], int] = {}
         self._packs: dict[str, list[_Member]] = {}
         self._rows: dict[str, TensorRow | Callable[[], TensorRow] | None] = {}
         self._files: dict[str, FileRow] = {}
@@ -169,7 +169,7 @@ class Writer:
         self._put(name, encoded)
 
     def _put(self, name: str, encoded: Encoded) -> None:
-        named = encoded.entry._replace(name=name)
+        named = Entry(name, *encoded.entry[1:])
         self._indices[name] = len(self._entries)
         known = encoded.entry, encoded.digest
         index = self._known.setdefault(known, len(self._entries))
@@ -198,7 +198,7 @@ class Writer:
         self._entries.append(written)
         return len(written)
 
-    def _pack(self, entry: Entry, values: Array) -> None:
+    def _pack(self, entry: Entry, values: bytes) -> None:
         """Put a small tensor into the pack of its dtype, and write that if it may be full."""
         self._rows[entry.name] = None
         members = self._packs.setdefault(entry.dtype, [])
@@ -209,7 +209,8 @@ class Writer:
 
     def _write_pack(self, dtype: str) -> None:
         members = self._packs.pop(dtype)
-        values = np.concatenate([member.values for member in members])
+        held = b"".join([member.values for member in members])
+        values = np.frombuffer(held, storage_dtype(dtype))
         stream = encode_values(values, dtype, self._coders)
         method = StreamEntry(stream.method, len(stream.body))
         crc, n = crc32(stream.body), values.size

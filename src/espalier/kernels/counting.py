@@ -52,10 +52,10 @@ def count_reference(symbols: list[int], size: int) -> list[int]:
 
 # ---------------------------------------------------------------- byte planes
 
-SAMPLED = 1 << 15
+SAMPLED = 1 << 14
 """Bytes of a plane from which a sample tells whether it is worth counting."""
 _PLACES = 64
-_LEAST_AT_EACH, _MOST_AT_EACH = 1 << 7, 1 << 10
+_LEAST_AT_EACH, _MOST_AT_EACH = 1 << 6, 1 << 10
 
 
 @inner
