@@ -227,6 +227,10 @@ def test_an_interrupted_run_finds_its_teacher_again(tmp_path, at):
 
     with pytest.raises(Interrupt):
         run_recipe(recipe, tmp_path / "run", progress=progress)
+    teacher = (tmp_path / "run" / "teacher.pt").rename(tmp_path / "away.pt")
+    with pytest.raises(InvalidArgument, match=r"learns from 1 networks, of which 0 are there"):
+        run_recipe(recipe, tmp_path / "run", resume=True)
+    teacher.rename(tmp_path / "run" / "teacher.pt")
     run_recipe(recipe, tmp_path / "run", resume=True)
     files = [(tmp_path / n / "out/model.esp").read_bytes() for n in ("whole", "run", "plain")]
     assert files[0] == files[1] != files[2]

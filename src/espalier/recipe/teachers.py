@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from espalier.errors import InvalidArgument
 from espalier.parametrization import finalize
 from espalier.recipe.context import TEACHERS, Context
 from espalier.recipe.options import Train
@@ -56,6 +57,16 @@ def teacher_of(context: Context) -> nn.Module:
     """What the last ``train`` stage left, one network or more, or the recipe's weights."""
     device = next(context.model.parameters()).device
     kept = _kept(context.folder)
+    wanted = 0
+    for stage in context.recipe.stages[: context.index]:
+        if stage.kind == "train" and stage.training is not None:
+            wanted = stage.training.teachers + 1
+    if len(kept) < wanted:
+        kind = context.recipe.stages[context.index].kind
+        raise InvalidArgument(
+            f"{context.folder}: {kind} learns from {wanted} networks, of which {len(kept)} are"
+            f" there ({TEACHERS}); --force starts again"
+        )
     teachers = [build_model(context.recipe) for _ in range(max(1, len(kept)))]
     for teacher, path in zip(teachers, kept, strict=False):
         restore(teacher, load_checkpoint(path))
