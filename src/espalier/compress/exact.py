@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from espalier.entropy import entropy_bits
+from espalier.entropy.histogram import entropy_of
 from espalier.entropy.planes import ROTATED
 from espalier.interop import TensorInfo
 from espalier.kernels.planes import split
@@ -71,21 +72,34 @@ def _shared(words: Array) -> tuple[Array, Array] | None:
     if _number_distinct(few) > few.size - min(few.size**2 // (4 * most), few.size // 2):
         return None
     # A constant tensor needs no codes.
-    if not 1 < _number_distinct(sample) <= most:
+    if not 1 < _distinct(sample).size <= most:
         return None
     book = np.zeros(0, words.dtype)
     for start in range(0, words.size, _BLOCK):
         book = _distinct(np.concatenate([book, _distinct(words[start : start + _BLOCK])]))
         if book.size > min(_MAX_LEVELS, words.size // _EACH):
             return None
+    return _codes(words, book), book
+
+
+def _codes(words: Array, book: Array) -> Array:
+    """The place of each word in a sorted codebook."""
     codes = np.empty(words.size, np.uint8 if book.size <= 256 else np.uint16)
+    if words.itemsize == 2:  # a table of them all
+        places = np.empty(1 << 16, codes.dtype)
+        places[book] = np.arange(book.size)
+        return np.take(places, words, out=codes)
     for start in range(0, words.size, _BLOCK):
         codes[start : start + _BLOCK] = np.searchsorted(book, words[start : start + _BLOCK])
-    return codes, book
+    return codes
 
 
 def _distinct(words: Array) -> Array:
     """``np.unique``, which for integers goes through a hash table and takes far longer."""
+    if words.itemsize == 2:
+        seen = np.zeros(1 << 16, np.bool_)
+        seen[words] = True
+        return np.flatnonzero(seen).astype(words.dtype)
     rising = np.sort(words)
     return rising[np.append(True, rising[1:] != rising[:-1])] if rising.size else rising
 
@@ -103,6 +117,7 @@ def _sharing_pays(words: Array, dtype: str, codes: Array, book: Array) -> bool:
     """
     if book.size <= _FEW:
         return True
-    shared = entropy_bits(codes) / 8 + book.size * (1 + 0.75 * book.itemsize)
+    counts = np.bincount(codes, minlength=book.size)
+    shared = entropy_of(counts) / 8 + book.size * (1 + 0.75 * book.itemsize)
     planes = split(words, dtype in ROTATED)
     return shared < sum(min(entropy_bits(plane) / 8, plane.size) for plane in planes)

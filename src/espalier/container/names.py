@@ -28,11 +28,11 @@ class Names:
     def encode(self, name: str, what: str = "tensor") -> bytes:
         """The next name; ``what`` it names is for messages."""
         utf8 = check_name(name, what)
-        shared = 0
-        for byte, before in zip(utf8, self._previous, strict=False):
-            if byte != before:
-                break
-            shared += 1
+        # As numbers: where they first differ is the highest bit of what they do not share.
+        most = min(len(utf8), len(self._previous))
+        number = int.from_bytes(utf8[:most], "big")
+        before = int.from_bytes(self._previous[:most], "big")
+        shared = most - ((number ^ before).bit_length() + 7) // 8
         rest = utf8[shared:]
         self._previous = utf8
         if rest in self._rests:
