@@ -60,6 +60,9 @@ def test_code_lengths(counts, limit):
     if used.size > 1:
         assert (2.0 ** -lengths[used].astype(float)).sum() == 1
         assert lengths.max() <= limit
+        between = lengths[used[0] : used[-1] + 1]
+        written = prefix_code.written_lengths(bitpack.frozen(between)).tobytes()
+        assert written == prefix_code.write_lengths_reference(between.tolist())
         found, lone = read_lengths(Cursor(write_lengths(lengths, -1)), len(counts))
         assert (found.tolist(), lone) == (lengths.tolist(), -1)
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from espalier.entropy.choice import coders_for
 from espalier.entropy.stream import split_method
 from espalier.entropy.values import decode_values, encode_values
-from espalier.kernels import planes
+from espalier.kernels import counting, planes
 from espalier.state import STORAGE_DTYPES
 
 RNG = np.random.default_rng(0)
@@ -75,6 +75,22 @@ def test_a_few_coded_bytes_in_a_long_stored_plane_are_kept():
     values = RNG.integers(0, 1 << 32, N, dtype=np.uint32)
     values[9000:9900] = 7
     there_and_back(values.view("<f4"))
+
+
+@pytest.mark.parametrize("n", [counting.SAMPLED - 1, counting.SAMPLED, 1 << 17])
+def test_what_a_sample_says_of_a_plane_is_the_references(n):
+    noise = RNG.bytes(n)
+    skewed = RNG.binomial(9, 0.3, n).astype(np.uint8).tobytes()
+    late = bytes(n // 2) + RNG.bytes(n - n // 2)
+    nearly = np.minimum(RNG.integers(0, 256, n), 253).astype(np.uint8).tobytes()
+    rows = [noise, skewed, late, nearly, bytes(n)]
+    counts, used = counting.histograms(
+        np.frombuffer(b"".join(rows), np.uint8).reshape(5, n), n - n // 128
+    )
+    found = [row.tolist() if some else None for row, some in zip(counts, used, strict=True)]
+    assert found == counting.histograms_reference(rows, n - n // 128)
+    assert [some > 0 for some in used.tolist()] == [False, True, True, False, True]
+    assert used[-1] == 1
 
 
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
