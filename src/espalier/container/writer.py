@@ -75,6 +75,7 @@ class Writer:
     >>> import io
     >>> import numpy as np
     >>> from espalier.container import Reader
+    >>> from espalier.state import Dense
     >>> file = io.BytesIO()
     >>> with Writer(file) as w:
     ...     w.add("bias", Dense((3,), "float32", np.array([1, 2, 3], "<f4")))
