@@ -72,7 +72,10 @@ def dense_bytes(recipe: Recipe) -> int:
 def one_run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Run a recipe, or read a finished run."""
     result = run_recipe(recipe, folder, resume=True)
-    stage = next(s for s in result.stages if s.kind == "rate_aware")
+    stage = [s for s in result.stages if s.kind == "rate_aware"][-1]
+    seconds: dict[str, float] = {}
+    for done in result.stages:
+        seconds[done.kind] = round(seconds.get(done.kind, 0.0) + done.seconds, 1)
     kept = ("lambda", "file_bytes", "density", "refined", "layers")
     found = {
         "seed": recipe.seed,
@@ -82,7 +85,7 @@ def one_run(recipe: Recipe, folder: Path) -> dict[str, Any]:
             name: result.evaluation(name)["error"]
             for name in ("reference", "held_out", "compressed")
         },
-        "seconds": {s.kind: s.seconds for s in result.stages if s.seconds > 1},
+        "seconds": seconds,
         "rate_aware": {key: stage.values[key] for key in kept},
         "ledger": result.saved()["ledger"],
     }
