@@ -33,6 +33,8 @@ SIZES = 2
 MOST_LEVELS = 256
 _FEW_LEVELS = 64
 """Up to so many levels, the layout of sizes decodes several times as fast as that of ranks."""
+_CLEARED = 4
+"""Codes for each level that make up for the counters of the layout of ranks, 224 to a level."""
 
 PAID_FOR = 1 << 16, 512
 """Elements of a tensor that any stream may be for, and how many more for each of its bytes."""
@@ -153,15 +155,18 @@ def encode_ranks(codes: Array, around: Around) -> Stream | None:
     """Codes in the light of their neighbours; None where there are too few or too many levels.
 
     Of few levels, the layout ``RANKS`` is taken where it saves 3 % of the stream; of many, where it
-    is smaller.
+    is smaller and there are enough codes.
     """
     levels = int(around.codebook.size)
     elements = int(np.prod(around.shape, dtype=np.int64))
     if not 2 <= levels <= MOST_LEVELS or not _paid_for(elements, 2 * codes.size):
         return None
-    stream, slow = (_encode_as(layout, codes, around) for layout in (SIZES, RANKS))
-    if len(slow.body) < (1.0 if levels > _FEW_LEVELS else 0.97) * len(stream.body):
-        stream = slow
+    stream = _encode_as(SIZES, codes, around)
+    few = levels <= _FEW_LEVELS
+    if few or codes.size >= _CLEARED * levels:
+        slow = _encode_as(RANKS, codes, around)
+        if len(slow.body) < (0.97 if few else 1.0) * len(stream.body):
+            stream = slow
     return stream if _paid_for(elements, len(stream.body)) else None
 
 
