@@ -26,19 +26,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import OK, SHORT, TRAILING, Int, frozen, jit
+from espalier.kernels.bitpack import OK, SHORT, TRAILING, Int, bytes_of, frozen, jit
 from espalier.kernels.range_coder import (
     AT,
     HALF,
     LEAST,
     LIMIT,
     RATES,
-    digits_of,
     ended,
     finish,
     get_bit,
     new_state,
     put_bit,
+    started,
 )
 
 Array = NDArray[Any]
@@ -309,8 +309,7 @@ def _model(contexts: int, sets: int) -> tuple[Array, Array]:
 def _both(kernel: Any, payload: bytes | memoryview | None, room: int, args: Any, model: Any) -> Any:
     """Run a kernel: its payload if there is none yet, else a status."""
     if payload is not None:
-        digits = digits_of(payload)
-        state = new_state(digits)
+        state, digits = started(bytes_of(payload), 0)
         status = kernel(state, digits, 0, *args, *_model(*model), logistic())
         if status == OK and not (len(payload) % 4 == 0 and ended(state, digits)):
             status = TRAILING

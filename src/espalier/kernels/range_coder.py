@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from espalier.kernels.bitpack import Int, frozen, inner, jit
+from espalier.kernels.bitpack import Int, bytes_of, frozen, inner, jit
 
 Array = NDArray[Any]
 
@@ -46,12 +46,23 @@ RANGE, CODE, AT = 0, 1, 2
 ``CODE`` holds low, to decode, v less low."""
 
 
-def new_state(digits: Array | None = None) -> Array:
-    """A coder at its start; to decode ``digits`` (uint32), if they are given."""
-    if digits is None:
-        return np.array([_ALL, 0, 0], np.uint64)
-    first = [int(digits[i]) if i < digits.size else 0 for i in range(2)]
-    return np.array([_ALL, first[0] << 32 | first[1], 2], np.uint64)
+def new_state() -> Array:
+    """An encoder at its start."""
+    return np.array([_ALL, 0, 0], np.uint64)
+
+
+@jit
+def started(body: Array, slack: Int) -> tuple[Array, Array]:
+    """A decoder at its start: its state, and the whole digits of ``body`` and ``slack`` zeros."""
+    size = body.size >> 2
+    digits = np.zeros(size + slack, np.uint32)
+    for i in range(4 * size):
+        digits[i >> 2] = (digits[i >> 2] << np.uint32(8)) | np.uint32(body[i])
+    state = np.zeros(3, np.uint64)
+    state[RANGE], state[AT] = np.uint64(_ALL), np.uint64(2)
+    for i in range(2):
+        state[CODE] = (state[CODE] << _DIGIT) | np.uint64(digits[i] if i < size else 0)
+    return state, digits
 
 
 @jit
@@ -221,8 +232,7 @@ def decode(payload: bytes | memoryview, n: int, width: int, dtype: Any) -> tuple
 
     No more memory is taken than some symbols for each byte, until more of them have come up.
     """
-    digits = digits_of(payload)
-    state = new_state(digits)
+    state, digits = started(bytes_of(payload), 0)
     chances, counts = np.full(1 << width, HALF, np.int64), np.zeros(1 << width, np.int64)
     out = np.empty(min(n, 64 * len(payload) + 4096), dtype)
     found = int(_decode(state, digits, width, chances, counts, out, 0))
@@ -230,20 +240,6 @@ def decode(payload: bytes | memoryview, n: int, width: int, dtype: Any) -> tuple
         out = np.concatenate((out, np.empty(min(n - out.size, 3 * out.size), dtype)))
         found = int(_decode(state, digits, width, chances, counts, out, found))
     return out, found == n and len(payload) % 4 == 0 and bool(ended(state, digits))
-
-
-@inner
-def started(body: Array, slack: Int) -> tuple[Array, Array]:
-    """In a kernel, a decoder at its start: its state, and the whole digits and ``slack`` zeros."""
-    size = body.size >> 2
-    digits = np.zeros(size + slack, np.uint32)
-    for i in range(4 * size):
-        digits[i >> 2] = (digits[i >> 2] << np.uint32(8)) | np.uint32(body[i])
-    state = np.zeros(3, np.uint64)
-    state[RANGE], state[AT] = np.uint64(_ALL), np.uint64(2)
-    for i in range(2):
-        state[CODE] = (state[CODE] << _DIGIT) | np.uint64(digits[i] if i < size else 0)
-    return state, digits
 
 
 @inner

@@ -73,6 +73,10 @@ def lanes_of(n: int) -> int:
     return 1 if n < SPLIT_FROM else LANES
 
 
+lanes_in: Any = inner(lanes_of)
+""":func:`lanes_of` in a kernel."""
+
+
 def per_word(log: int) -> int:
     """Symbols of a state between two looks at whether it needs a word."""
     return 2 if log <= 15 else 1
@@ -238,7 +242,7 @@ def _put_states(states: Array, out: Array) -> Int:
 @jit
 def block(symbols: Array, table: Array, log: Int) -> Array:
     """The bytes of one block: states, then words."""
-    lanes = 1 if symbols.size < SPLIT_FROM else LANES
+    lanes = lanes_in(symbols.size)
     states, words = np.empty(lanes, np.uint64), np.empty(0, np.uint32)
     at = np.int64(-1)
     for first in (np.uint64(1) << np.uint64(log), _LOW):
@@ -260,7 +264,7 @@ def block(symbols: Array, table: Array, log: Int) -> Array:
 def payload_bits(counts: Array, frequencies: Array, log: Int, logs: Array) -> Int:
     """Bits of a payload, with states and words; ``logs``: :func:`frequencies.log2_table`."""
     n = counts.sum()
-    states = (1 if n < SPLIT_FROM else LANES) * -(-n // BLOCK)
+    states = lanes_in(n) * -(-n // BLOCK)
     return symbol_bits(counts, frequencies, log, logs) + states * (log + STATE_BITS)
 
 

@@ -26,7 +26,7 @@ from espalier.kernels.bitpack import (
 )
 from espalier.kernels.frequencies import FRACTION, fill_frequencies, log2_of
 from espalier.kernels.levels import read_levels
-from espalier.kernels.rans import BLOCK, LANES, LOW, SPLIT_FROM, per_word
+from espalier.kernels.rans import BLOCK, LANES, LOW, lanes_in, per_word
 
 Array = NDArray[Any]
 Tables: TypeAlias = tuple[Array, Array, Array]
@@ -205,7 +205,7 @@ def read_payload(data: Array, at: Int, tables: Tables, log: Int, out: Array) -> 
         ends[block], at = get_varint(data, at)
         if at < 0 or ends[block] > data.size:
             return SHORT
-    states = np.empty(1 if n < SPLIT_FROM else LANES, np.uint64)
+    states = np.empty(lanes_in(n), np.uint64)
     start = np.int64(0)
     for block in range(blocks):
         end = np.int64(data.size) if block == blocks - 1 else at + ends[block]
