@@ -387,10 +387,14 @@ def seeds():
         yield f"runs-{coder}", file.getvalue()
     grid = ((np.flatnonzero(np.arange(40) % 5) - 16) * 0.011).astype("<f4")
     long = Codebook((4200,), "float32", rng.binomial(20, 0.3, 4200).astype("u1"), grid)
-    for coder in ["rans", "context"]:
-        file = io.BytesIO()
-        write(CompressedModel({"long": long}), file, coder=coder)
-        yield f"long-{coder}", file.getvalue()
+    even = (np.arange(-9, 10) * 0.01).astype("<f4")
+    spread = rng.normal(0, np.tile([0.3, 4.0], 12)[:, None], (24, 72)).round()
+    sizes = Codebook((24, 8, 9), "float32", (spread.clip(-9, 9) + 9).astype("u1").ravel(), even)
+    for name, tensor in {"long": long, "sizes": sizes}.items():
+        for coder in ["rans", "context"]:
+            file = io.BytesIO()
+            write(CompressedModel({name: tensor}), file, coder=coder)
+            yield f"{name}-{coder}", file.getvalue()
     file = io.BytesIO()
     names = ("scalar", "floats", "sparse", "empty", "doubles")
     small = {name: tensors[name] for name in names}

@@ -9,13 +9,14 @@ import io
 import os
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espalier.container import Reader
+from espalier.container import Reader, layout
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("structured", HERE / "structured.py")
@@ -77,3 +78,32 @@ def test_a_file_put_together_again_is_the_same():
         if not name.startswith(("several", "runs")):
             again = structured.assemble(structured.take_apart(data))
             assert again == data, name
+
+
+def other_types():
+    """Every seed with every other dtype."""
+    for data in SEEDS.values():
+        parts = structured.take_apart(data)
+        for at, part in enumerate(parts):
+            for dtype in layout.DTYPE_NAMES:
+                yield [*parts[:at], replace(part, dtype=dtype), *parts[at + 1 :]]
+
+
+def other_methods():
+    """Every seed of the densest coder with every other method of each stream."""
+    for name, data in SEEDS.items():
+        parts = structured.take_apart(data) if name.endswith("context") else []
+        for at, part in enumerate(parts):
+            for i, (_, body) in enumerate(part.streams):
+                for method in (values << 4 | coder for values in range(7) for coder in range(5)):
+                    streams = (*part.streams[:i], (method, body), *part.streams[i + 1 :])
+                    yield [*parts[:at], replace(part, streams=streams), *parts[at + 1 :]]
+
+
+@pytest.mark.parametrize("changed", [other_types, other_methods])
+def test_kernels_take_and_refuse_what_is_taken_and_refused_one_by_one(changed):
+    files = 0
+    for parts in changed():
+        structured.both_ways(structured.assemble(parts))
+        files += 1
+    assert files > 1000

@@ -119,7 +119,7 @@ def _decode(
     buffer = bytes_of(data)
     what = buffer, begin, table.records, start, stop, KIND_TRAITS, _METHODS
     if kernel.decode(*what, _DTYPES, places, out):
-        small_magnitudes.decode(*what, table.dims, PAID_FOR, _FIXED, places, out)
+        small_magnitudes.decode(*what, _DTYPES[1], table.dims, PAID_FOR, _FIXED, places, out)
     rows = table.records[start:stop]
     at = places[start:stop].tolist()
     checks = [rows[:, field].tolist() for field in (fields.OFFSET, fields.LENGTH, fields.CRC)]

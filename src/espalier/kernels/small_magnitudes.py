@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from espalier.kernels.bitpack import OK, Int, inner, jit
 from espalier.kernels.magnitudes import read_codes
-from espalier.kernels.records import DIMS, DIMS_AT, ELEMENTS, LEVELS, METHODS, OFFSET
+from espalier.kernels.records import DIMS, DIMS_AT, DTYPE, ELEMENTS, LEVELS, METHODS, OFFSET
 from espalier.kernels.small_tensors import is_by_sizes, read_multiples
 
 Array = NDArray[Any]
@@ -70,6 +70,7 @@ def decode(
     stop: Int,
     kinds: Array,
     methods: tuple[Array, Array],
+    is_float32: Array,
     dims: Array,
     paid: tuple[Int, Int],
     fixed: tuple[Array, Array],
@@ -82,6 +83,8 @@ def decode(
     ----------
     file, base, records, start, stop, kinds, methods, places, out
         As for :func:`espalier.kernels.small_tensors.decode`.
+    is_float32 : bool array
+        Of each dtype: only such a codebook can be of multiples.
     dims : int64 array
         Dimensions of all tensors.
     paid : tuple of two int
@@ -97,6 +100,6 @@ def decode(
         begin = record[OFFSET] - base
         end = begin + record[METHODS + 1] + record[METHODS + 3]
         part = out[places[i] : places[i] + 4 * record[ELEMENTS]].view(np.uint32)
-        whole = begin >= 0 and end <= file.size
+        whole = is_float32[record[DTYPE]] and begin >= 0 and end <= file.size
         if not (whole and _shared(file[begin:end], record, dims, paid, fixed, part)):
             places[i] = -1
