@@ -9,6 +9,7 @@ from torch import nn
 import espalier
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe import Recipe, builtin_recipes, load_recipe, run_recipe
+from espalier.recipe.network import reference_recipe
 from espalier.recipe.schema import parse_recipe
 from espalier.samples import Samples
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
@@ -52,6 +53,28 @@ def test_the_whole_chain(tmp_path):
     assert result.stages[2].values["density"] == 0.5
     assert result.evaluation("compressed")["error"] <= result.evaluation("reference")["error"] + 10
     assert not list((tmp_path / "run").glob("stage-*"))
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "prune: {density: 0.5}",
+        "prune_filters: {keep: 0.5}",
+        "factorize: {rank: 2}",
+        "merge: {}",
+        "train: {epochs: 1, prune: {density: 0.5, epochs: 1}}",
+        "share: {bits: 3}",
+        "quantize: {bits: 8}",
+        "quantize_rd: {lambda: 1e-3}",
+        "rate_aware: {epochs: 1, lambda: 1e-3}",
+        "save: {path: a.esp}",
+    ],
+)
+def test_the_reference_ends_before_the_first_stage_that_makes_it_smaller(cut):
+    head = GOOD.split("  - retrain")[0]
+    recipe = parse_recipe(f"{head}  - {cut}\n  - train: {{epochs: 1}}\n", "x")
+    kinds = [stage.kind for stage in reference_recipe(recipe).stages]
+    assert kinds == ["train", "evaluate"]
 
 
 class Interrupt(Exception):

@@ -23,8 +23,8 @@ from espalier.training.checkpoint import load_checkpoint
 from espalier.training.metrics import Metrics, evaluate
 
 SPLITS = ("held_out", "test")
-CUTS = ("prune", "share", "quantize_rd", "rate_aware", "save")
-"""Stages with which the reference network is behind a recipe."""
+WHOLE = ("train", "evaluate")
+"""Stages that leave a network whole; with the first of another kind the reference is behind."""
 
 
 @dataclass
@@ -162,7 +162,7 @@ def reference_recipe(recipe: Recipe) -> Recipe:
     """``recipe`` up to its first cut: what trains the network that is then made smaller."""
     stages = []
     for stage in recipe.stages:
-        if stage.kind in CUTS or getattr(stage.options, "prune", None):
+        if stage.kind not in WHOLE or getattr(stage.options, "prune", None):
             break
         stages.append(stage)
     if not any(stage.kind == "train" for stage in stages):
