@@ -25,23 +25,23 @@ import io
 import json
 import lzma
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from espalier.analysis.machine import PACKAGES, machine
 from espalier.compress import compress_tensor, from_numbers, plan, to_numbers
 from espalier.container import Reader, Writer
 from espalier.interop import Content, TensorInfo, open_checkpoint, save_checkpoint
 from espalier.state import Array
 
+RESULTS = Path("benchmarks/results/lossless.json")
 SEED = 0
 SLOW_SECONDS = 5.0
 TOUCHED = 4
@@ -204,16 +204,6 @@ def measure(source: Input, rounds: int, cold: bool) -> dict[str, Any]:
     return {"tensor_bytes": source.nbytes, "safetensors_bytes": len(source.file)} | results
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("numpy", "numba", "zipnn", "zstandard"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -221,7 +211,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="memory as it comes")
     parser.add_argument("--side", type=int, default=4096, help="of the two layers")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("ESPALIER_DATA"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/lossless.json"))
+    parser.add_argument("--output", type=Path, help=f"{RESULTS}; with --only, nothing")
     args = parser.parse_args()
     inputs: dict[str, Callable[[], Input]] = {
         "sparse layer, float32": lambda: sparse_layer(args.side),
@@ -249,19 +239,16 @@ def main() -> None:
                 )
                 print(f"  {method:15} {row['bytes']:11,} bytes {row['times_ours']:7.3f}  {speeds}")
     report = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "load_average": [round(x, 2) for x in load],
-        },
-        "versions": versions(),
+        "machine": machine((*PACKAGES, "zipnn", "zstandard"))
+        | {"threads": 1, "load_average": [round(x, 2) for x in load]},
         "seed": SEED,
         "cold": args.cold,
         "results": results,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    output = args.output or (None if args.only else RESULTS)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ from espalier.zoo import cifar10, resnet20, resnet32
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "resnet32": resnet32}
 PEER = Path(__file__).with_name("nncodec_peer.py")
+RESULTS = Path("benchmarks/results/nncodec.json")
 SEED = 0
 
 
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-error", action="store_true", help="leave the test images out")
     parser.add_argument("--only", nargs="*", help="of resnet20, resnet32, squeezenet, layer")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/nncodec.json"))
+    parser.add_argument("--output", type=Path, help=f"{RESULTS}; with --only, nothing")
     args = parser.parse_args()
     if args.nncodec_python is None:
         print("NNCodec is left out: --nncodec-python is not given (see the head of this script)")
@@ -271,8 +272,10 @@ def main() -> None:
         load = os.getloadavg()[0]
         report[name] = function() | {"load_average": [round(load, 2), round(os.getloadavg()[0], 2)]}
         print(name, json.dumps(report[name], indent=1), flush=True)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
+    output = args.output or (None if args.only else RESULTS)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
