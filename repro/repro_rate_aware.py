@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +26,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from reference import FILE, recipe_of, reference
 
 from espalier import collect_curvature, quantize_rd, save
 from espalier.analysis.figures import Axis, curves
@@ -54,8 +54,6 @@ BARS = {
     "lenet5": Bar(5_000, 0.8),
     "resnet20": Bar(1_084_544 // 30, 1.0, above=True),
 }
-STARTS = {"resnet20": "resnet_cifar10/resnet20.safetensors"}
-"""Weights in ``ESPALIER_DATA`` that a recipe starts from."""
 FACTORS = (0.3, 1.0, 2.0)
 """Of the recipe's lambda, or inversely of its target, for the points of the curve."""
 PUBLISHED = {"lenet300": (27_000, 1.58), "lenet5": (44_000, 0.74)}
@@ -114,19 +112,10 @@ def summary(runs: list[dict[str, Any]], name: str) -> dict[str, Any]:
     }
 
 
-def recipe_of(name: str, seed: int) -> Recipe:
-    """The recipe of a network, from the weights that it starts from."""
-    recipe = load_recipe(f"{name}_rate", seed=seed)
-    if name in STARTS:
-        start = Path(os.environ["ESPALIER_DATA"]) / STARTS[name]
-        recipe = recipe.model_copy(update={"weights": str(start)})
-    return recipe
-
-
 def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
-    """The recipe from its rate-aware stage on, with half the epochs, to another size."""
+    """What the recipe does to its reference, with half the rate-aware epochs, to another size."""
     stages = []
-    for stage in recipe.stages:
+    for stage in recipe.stages[len(reference_recipe(recipe).stages) :]:
         if stage.kind == "rate_aware":
             options = stage.options
             changed: dict[str, Any] = {"epochs": max(1, options.epochs // SHORTER)}
@@ -136,15 +125,14 @@ def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
                 changed["lam"] = options.lam * factor
             options = options.model_copy(update=changed)
             stage = stage.model_copy(update={"options": options})
-        if stages or stage.kind == "rate_aware":
-            stages.append(stage)
+        stages.append(stage)
     return recipe.model_copy(update={"weights": str(reference), "stages": stages})
 
 
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """One point of the curve."""
     result = run_recipe(recipe, folder, resume=True)
-    epochs = len(result.stages[0].values["epochs"])
+    epochs = sum(len(s.values["epochs"]) for s in result.stages if s.kind == "rate_aware")
     return {
         "method": f"rate-aware, {epochs} epochs",
         "bytes": result.saved()["ledger"]["file_bytes"],
@@ -171,14 +159,13 @@ def without_retraining(recipe: Recipe, network: Network) -> list[dict[str, Any]]
 
 def curve(name: str, seed: int, runs: Path, first: dict[str, Any]) -> list[dict[str, Any]]:
     """Error against bytes, by method."""
-    recipe = load_recipe(f"{name}_rate", seed=seed)
+    recipe = recipe_of(f"{name}_rate", seed)
     folder = runs / f"{name}_rate-reference-seed{seed}"
-    run_recipe(reference_recipe(recipe), folder, resume=True)
+    reference(recipe, folder)
     network = open_network(str(folder))
-    save(network.model, folder / "reference.esp")
     rows = without_retraining(recipe, network)
     for factor in FACTORS:
-        changed = shorter(recipe, factor, folder / "reference.esp")
+        changed = shorter(recipe, factor, folder / FILE)
         rows.append(trained(changed, runs / f"{name}_rate-{factor}-seed{seed}"))
     stage = next(s for s in recipe.stages if s.kind == "rate_aware")
     rows.append(
@@ -226,7 +213,7 @@ def main() -> None:
     machine_now = machine() | {"threads": arguments.threads}
     for name in arguments.names:
         runs = [
-            one_run(recipe_of(name, seed), arguments.runs / f"{name}_rate-seed{seed}")
+            one_run(recipe_of(f"{name}_rate", seed), arguments.runs / f"{name}_rate-seed{seed}")
             for seed in arguments.seeds
         ]
         over = summary(runs, name)
