@@ -75,8 +75,12 @@ def test_convert_to_int8(espalier, tmp_path, network_source):
     here = {"cwd": tmp_path}
     code = "import torch, mine; torch.save(mine.model().state_dict(), 'net.pt')"
     subprocess.run([sys.executable, "-c", code], check=True, **here)
-    network = ("--model", "mine:model", "--input-shape", "64")
-    data = ("--weights", "int8", "--data", "mine:data", "--samples", "300")
-    done = espalier("convert", "net.pt", "-o", "int8.onnx", *network, *data, **here)
+    data = ("--model", "mine:model", "--weights", "int8", "--data", "mine:data", "--samples", "300")
+    done = espalier("convert", "net.pt", "-o", "int8.onnx", *data, **here)
     assert "2 by int8" in done.out, done
     onnx.checker.check_model(tmp_path / "int8.onnx", full_check=True)
+    shaped = espalier(
+        "convert", "net.pt", "-o", "shaped.onnx", *data, "--input-shape", "64", **here
+    )
+    assert shaped.status == 0, shaped
+    assert (tmp_path / "shaped.onnx").read_bytes() == (tmp_path / "int8.onnx").read_bytes()

@@ -47,7 +47,8 @@ def command(
         ),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(metavar="C,H,W", help="Of one input, without the batch.")
+        str | None,
+        typer.Option(metavar="C,H,W", help="Of one input, without the batch; --data gives it too."),
     ] = None,
     inputs: Annotated[
         str | None,
@@ -141,7 +142,10 @@ def command(
                 raise typer.BadParameter("--input-shape and --inputs go with --model")
             found = _from_graph(source, output, kind, batches, force)
         else:
-            example = networks.example(input_shape, inputs)
+            if batches and not (input_shape or inputs):
+                example = [batches[0][:1]]
+            else:
+                example = networks.example(input_shape, inputs)
             found = _from_network(source, output, kind, model, example, batches, force)
     else:
         found = _to_checkpoint(source, output, like, jobs, force, quiet)
