@@ -7,7 +7,8 @@ data), and a layer of 4096 x 4096 float32 of which 9 % are kept, with 32 values.
 ``.esp`` file of the tensors; the others compress the bytes of the ``.safetensors`` file. ZipNN is
 told each of its dtypes, and the best counts.
 
-Speeds, in gigabytes of tensor a second: the same inputs, and a layer of 16 million normal float32.
+Speeds, in gigabytes of tensor a second: the same inputs, and a layer of 16 million normal float32,
+and of as many bfloat16.
 A round is one compression and one decompression by each; slow ones (over five seconds) run once.
 Espalier's include its file, checksums and digests: from arrays to the bytes of a file, and back.
 Before each call, memory four times the size of the tensors is written to and freed: a virtual
@@ -90,9 +91,10 @@ def sparse_layer(side: int, density: float = 0.09, levels: int = 32) -> Input:
     return as_input({"w": ("float32", np.where(kept, book[codes.astype(np.int64)], np.float32(0)))})
 
 
-def normal_layer(side: int) -> Input:
+def normal_layer(side: int, dtype: str) -> Input:
     rng = np.random.default_rng(SEED)
-    return as_input({"w": ("float32", rng.normal(0, 0.02, (side, side)).astype(np.float32))})
+    values = rng.normal(0, 0.02, (side, side)).astype(np.float32)
+    return as_input({"w": (dtype, from_numbers(values, dtype))})
 
 
 @dataclass
@@ -215,7 +217,8 @@ def main() -> None:
     args = parser.parse_args()
     inputs: dict[str, Callable[[], Input]] = {
         "sparse layer, float32": lambda: sparse_layer(args.side),
-        "normal layer, float32": lambda: normal_layer(args.side),
+        "normal layer, float32": lambda: normal_layer(args.side, "float32"),
+        "normal layer, bfloat16": lambda: normal_layer(args.side, "bfloat16"),
     }
     if args.data_dir is None:
         print("neither --data-dir nor ESPALIER_DATA: ResNet-32 is left out")

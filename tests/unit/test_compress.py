@@ -20,6 +20,7 @@ from espalier.compress import (
     share,
     to_numbers,
 )
+from espalier.compress.exact import keep_exactly
 from espalier.errors import InvalidArgument
 from espalier.interop import TensorInfo
 from espalier.options import kept_count
@@ -208,6 +209,21 @@ def test_bfloat16_tensors_are_shared_in_their_own_dtype():
     tensor, outcome = compress_tensor(step(array, bits=4, dtype="bfloat16"), array)
     assert (tensor.dtype, tensor.codebook.dtype) == ("bfloat16", np.dtype("<u2"))
     assert 0 < outcome.error.relative < 0.2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_values_that_come_back_are_shared_over_256_levels_too(dtype):
+    levels = from_numbers(normal(1000), dtype)
+    array = levels[np.random.default_rng(0).integers(0, 1000, 50_000)]
+    tensor = keep_exactly(TensorInfo("w", array.shape, dtype), array)
+    assert isinstance(tensor, Codebook)
+    assert np.array_equal(tensor.dense(), array)
+
+
+def test_values_that_come_back_because_there_are_no_others_stay_byte_planes():
+    array = from_numbers(normal(1 << 20), "bfloat16")  # codes would save half a percent
+    assert np.unique(array).size < 1 << 12
+    assert isinstance(keep_exactly(TensorInfo("w", array.shape, "bfloat16"), array), Dense)
 
 
 @pytest.mark.parametrize(("value", "says"), [(np.nan, "1 NaN and 0"), (-np.inf, "0 NaN and 1")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from espalier.entropy import entropy_bits
+from espalier.entropy import Histogram, entropy_bits
 from espalier.entropy.histogram import entropy_of
 from espalier.entropy.planes import ROTATED
 from espalier.interop import TensorInfo
@@ -20,6 +22,7 @@ _EACH = 8  # uses of a value, at least, for which it is worth a place in a codeb
 _BLOCK = 1 << 20
 _MAX_LEVELS = 1 << 16
 _FEW = 256  # levels whose codebook is next to nothing
+_MANY_SAVE = 1 / 64  # of the bytes, at least, by more levels
 
 
 def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
@@ -49,8 +52,8 @@ def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
     if flat.size - stored > _ZERO_SHARE * flat.size:
         kept = np.flatnonzero(words)
         words = words[kept]
-    found = _shared(words)
-    if found is not None and _sharing_pays(words, info.dtype, *found):
+    found = _shared(words, info.dtype)
+    if found is not None:
         codes, book = found[0], found[1].view(flat.dtype)
         if kept is None:
             return Codebook(info.shape, info.dtype, codes, book)
@@ -60,8 +63,8 @@ def keep_exactly(info: TensorInfo, flat: Array) -> CompressedTensor:
     return Sparse(info.shape, info.dtype, kept, words.view(flat.dtype))
 
 
-def _shared(words: Array) -> tuple[Array, Array] | None:
-    """Codes and sorted codebook of ``words``, if each of few values comes back often."""
+def _shared(words: Array, dtype: str) -> tuple[Array, Array] | None:
+    """Codes and sorted codebook of ``words``, if few values come back often and it pays."""
     if words.size < _LEAST:
         return None
     sample = words[:: max(1, words.size // _SAMPLE)][:_SAMPLE]
@@ -72,34 +75,50 @@ def _shared(words: Array) -> tuple[Array, Array] | None:
     if _number_distinct(few) > few.size - min(few.size**2 // (4 * most), few.size // 2):
         return None
     # A constant tensor needs no codes.
-    if not 1 < _distinct(sample).size <= most:
+    if not 1 < _number_distinct(sample) <= most:
         return None
+    return (_of_two_bytes if words.itemsize == 2 else _of_more)(words, dtype)
+
+
+def _of_two_bytes(words: Array, dtype: str) -> tuple[Array, Array] | None:
+    """As :func:`_shared`: all is told by how often each of the 65,536 words occurs."""
+    found = Histogram.of(words)
+    book = found.values.astype(words.dtype)
+    if book.size > words.size // _EACH:
+        return None
+    planes = (
+        entropy_of(weighed[weighed > 0])
+        for plane in split(book, dtype in ROTATED)
+        for weighed in [np.bincount(plane, found.counts)]
+    )
+    if not _pays(found.counts, book, planes, words.size):
+        return None
+    places = np.empty(1 << 16, _code_dtype(book))
+    places[book] = np.arange(book.size)
+    return np.take(places, words), book
+
+
+def _of_more(words: Array, dtype: str) -> tuple[Array, Array] | None:
+    """As :func:`_shared`, of words of four or eight bytes: by sorting."""
     book = np.zeros(0, words.dtype)
     for start in range(0, words.size, _BLOCK):
         book = _distinct(np.concatenate([book, _distinct(words[start : start + _BLOCK])]))
         if book.size > min(_MAX_LEVELS, words.size // _EACH):
             return None
-    return _codes(words, book), book
-
-
-def _codes(words: Array, book: Array) -> Array:
-    """The place of each word in a sorted codebook."""
-    codes = np.empty(words.size, np.uint8 if book.size <= 256 else np.uint16)
-    if words.itemsize == 2:  # a table of them all
-        places = np.empty(1 << 16, codes.dtype)
-        places[book] = np.arange(book.size)
-        return np.take(places, words, out=codes)
+    codes = np.empty(words.size, _code_dtype(book))
     for start in range(0, words.size, _BLOCK):
         codes[start : start + _BLOCK] = np.searchsorted(book, words[start : start + _BLOCK])
-    return codes
+    planes = map(entropy_bits, split(words, dtype in ROTATED))
+    pays = _pays(np.bincount(codes, minlength=book.size), book, planes, words.size)
+    return (codes, book) if pays else None
+
+
+def _code_dtype(book: Array) -> type[np.uint8] | type[np.uint16]:
+    return np.uint8 if book.size <= 256 else np.uint16
 
 
 def _distinct(words: Array) -> Array:
     """``np.unique``, which for integers goes through a hash table and takes far longer."""
-    if words.itemsize == 2:
-        seen = np.zeros(1 << 16, np.bool_)
-        seen[words] = True
-        return np.flatnonzero(seen).astype(words.dtype)
     rising = np.sort(words)
     return rising[np.append(True, rising[1:] != rising[:-1])] if rising.size else rising
 
@@ -110,14 +129,13 @@ def _number_distinct(words: Array) -> int:
     return 1 + int(np.count_nonzero(rising[1:] != rising[:-1]))
 
 
-def _sharing_pays(words: Array, dtype: str, codes: Array, book: Array) -> bool:
-    """Whether codes and codebook are smaller than byte planes: all at their entropy.
+def _pays(counts: Array, book: Array, planes: Iterable[float], n: int) -> bool:
+    """Whether codes and codebook are smaller than byte planes, given in bits: all at their entropy.
 
     A codebook of many values is no small matter: a bfloat16 takes some thousand values at most.
+    And codes of over 256 levels are read four times as slowly as planes, so that it must save some.
     """
     if book.size <= _FEW:
         return True
-    counts = np.bincount(codes, minlength=book.size)
     shared = entropy_of(counts) / 8 + book.size * (1 + 0.75 * book.itemsize)
-    planes = split(words, dtype in ROTATED)
-    return shared < sum(min(entropy_bits(plane) / 8, plane.size) for plane in planes)
+    return shared < (1 - _MANY_SAVE) * sum(min(bits / 8, n) for bits in planes)
