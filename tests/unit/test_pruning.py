@@ -106,6 +106,19 @@ def test_pruning_again_never_brings_a_weight_back():
     assert not (after & ~before).any()
 
 
+def test_lamp_compares_layers():
+    model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, -2.0, 1.0]]))
+        model[1].weight.copy_(torch.tensor([[0.1, -0.1]]))
+    scores = [CRITERIA.make("lamp").score(layer.weight, Stats()) for layer in model]
+    torch.testing.assert_close(scores[0], torch.tensor([[1, 4 / 13, 1 / 14]], dtype=torch.float64))
+    torch.testing.assert_close(scores[1], torch.tensor([[1, 0.5]], dtype=torch.float64))
+    assert not CRITERIA.make("lamp").score(torch.zeros(2, 2), Stats()).any()
+    espalier.prune(model, density=0.6, criterion="lamp", scope="global")
+    assert [int(layer.weight.count_nonzero()) for layer in model] == [1, 2]
+
+
 def test_quality_is_a_threshold_in_standard_deviations():
     layer = nn.Linear(100, 100, bias=False)
     espalier.prune(layer, quality=1.0)

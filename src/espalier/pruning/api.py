@@ -85,8 +85,8 @@ def prune(
         Instead of ``density``: keep where score >= quality. With the default criterion
         ``"deviation"`` that is the threshold quality x standard deviation of Han et al. 2015.
     criterion : str or Criterion
-        ``"magnitude"`` (default), ``"deviation"``, ``"magnitude-random"``, ``"obd"``, or an
-        instance.
+        ``"magnitude"`` (default), ``"deviation"``, ``"magnitude-random"``, ``"obd"``, ``"lamp"``
+        (with ``scope="global"``: each layer's share by its magnitudes), or an instance.
     scope : {"layer", "global"}
         Whether scores are compared within a layer, or over all layers together; then ``density``
         has to be one value.

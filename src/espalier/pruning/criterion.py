@@ -34,7 +34,7 @@ class Stats:
 class Criterion(ABC):
     """``score(weight, stats) -> Tensor`` of the weight's shape; higher means more worth keeping.
 
-    A criterion is a frozen dataclass in a file of its own under ``prune/criteria``, registered by
+    A criterion is a frozen dataclass in a file of its own under ``pruning/criteria``, registered by
     name. Scores are finite or +inf, never NaN; only their order counts, unless the caller prunes by
     threshold (``quality``), and then a weight is kept where its score is at least that value.
     """
