@@ -18,9 +18,10 @@ import pytest
 
 from espalier.container import Reader, Writer, layout, read
 from espalier.container.chunks import decode_dense, decode_parts, decode_tensor
+from espalier.container.layout import DTYPE_IDS
 from espalier.entropy.cursor import varint
 from espalier.errors import CorruptFile, FormatError, TruncatedFile, UnsupportedVersion
-from espalier.state import Codebook, Dense, Sparse, SparseCodebook
+from espalier.state import Codebook, Dense, Sparse, SparseCodebook, storage_dtype
 
 SECONDS = 1.0
 RNG = np.random.default_rng(0)
@@ -485,6 +486,16 @@ def test_what_a_few_bytes_may_declare_takes_no_memory_until_it_is_dense(data):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3_000_000
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_IDS))
+def test_one_value_of_any_type_may_be_declared_any_number_of_times(dtype):
+    width = storage_dtype(dtype).itemsize
+    planes = width // 2 if dtype.startswith("complex") else width
+    for stream in ((0x20, b"\x01" * width), (0x12, b"\x02\x01" * planes)):
+        start = time.perf_counter()
+        decode(one([stream], dtype=DTYPE_IDS[dtype], dims=(BIG,)))
+        assert time.perf_counter() - start < SECONDS
 
 
 @pytest.mark.parametrize(

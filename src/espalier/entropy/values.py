@@ -208,6 +208,8 @@ def decode_values(
 
 
 def _check_bool(values: Array, dtype: str) -> None:
-    # A byte other than 0 and 1 in a NumPy bool is undefined behaviour.
-    if dtype == "bool" and values.view(np.uint8).max() > 1:
+    # A byte other than 0 and 1 in a NumPy bool is undefined behaviour. One value that is seen any
+    # number of times is looked at once.
+    looked_at = values[:1] if is_constant_view(values) else values
+    if dtype == "bool" and looked_at.view(np.uint8).max() > 1:
         raise CorruptFile("a bool is stored as neither 0 nor 1")
