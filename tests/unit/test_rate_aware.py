@@ -636,6 +636,30 @@ def test_a_penalty_on_groups_leaves_fewer_units():
     assert 4 <= alive[1] < 0.5 * alive[0]
 
 
+def test_batch_norms_that_are_shared_become_scales_and_shifts():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 4))
+    x = torch.randn(64, 1, 8, 8)
+    for _ in range(20):
+        model(x * 3 + 1)
+    model.eval()
+    first = espalier.RateAware(model, 1e-9, steps=30, every=10, grid=1e-3, freeze_norms=False)
+    first.finish()
+    plain = copy.deepcopy(model)
+    espalier.RateAware(model, 1e-9, steps=30, every=10, grid={"*": "kept", "1.*": 1e-3})
+    assert not model[1].running_mean.any()
+    torch.testing.assert_close(model(x), plain(x), rtol=0.02, atol=0.02)
+
+
+def test_batch_norms_that_are_constant_already_stay_on_their_grid():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).eval()
+    espalier.RateAware(model, 1e-9, steps=30, every=10).finish()
+    before = saved(model)
+    espalier.RateAware(model, 1e-9, steps=30, every=10, grid="kept").finish()
+    assert saved(model)[0] == before[0]
+
+
 def test_batch_norms_become_scales_and_shifts():
     torch.manual_seed(0)
     model = nn.Sequential(

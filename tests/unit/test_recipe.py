@@ -77,6 +77,13 @@ def test_the_reference_ends_before_the_first_stage_that_makes_it_smaller(cut):
     assert kinds == ["train", "evaluate"]
 
 
+def test_batch_norms_are_trained_as_constants_until_another_stage_trains_them():
+    head, rate = GOOD.split("  - retrain")[0], "  - rate_aware: {epochs: 1, lambda: 1e-3}\n"
+    open_ = "  - rate_aware: {epochs: 1, lambda: 1e-3, freeze_norms: false}\n"
+    for then, trained in ((rate, False), (open_, True), ("  - fine_tune: {epochs: 1}\n", True)):
+        assert parse_recipe(head + rate + then, "x").trains_norms_after(2) is trained
+
+
 class Interrupt(Exception):
     """Stands for Ctrl-C."""
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
-from espalier.targets import unwrap
+from espalier.parametrization import release
+from espalier.targets import Site, Target, unwrap
 
 _GAINS = 128
 
@@ -69,9 +70,13 @@ def affine_of(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def set_affine(norm: Any, scale: Tensor, shift: Tensor) -> None:
-    """Let ``norm`` multiply by ``scale`` and add ``shift`` in evaluation; statistics constant."""
-    norm.weight.copy_(scale)
-    norm.bias.copy_(shift)
+    """Let ``norm`` multiply by ``scale`` and add ``shift`` in evaluation; statistics constant.
+
+    What was shared or on a grid is so no more: the new values are others.
+    """
+    for attribute, value in (("weight", scale), ("bias", shift)):
+        release(Target((attribute,), "other", (Site(norm, attribute),)))
+        getattr(norm, attribute).copy_(value)
     norm.running_mean.zero_()
     norm.running_var.fill_(1 - norm.eps)
 

@@ -20,7 +20,8 @@ from espalier.targets import unwrap
 def freeze_norms(model: nn.Module) -> list[RemovableHandle]:
     """Hold every batch norm that has statistics and scales in evaluation mode, statistics 0 and 1.
 
-    What the network computes in evaluation stays the same, up to rounding.
+    What the network computes in evaluation stays the same, up to rounding; of a norm that has such
+    statistics already, to the last bit.
 
     Returns
     -------
@@ -38,7 +39,8 @@ def freeze_norms(model: nn.Module) -> list[RemovableHandle]:
     hooks = []
     for norm in unwrap(model).modules():
         if isinstance(norm, BatchNorm) and norm.affine and norm.running_mean is not None:
-            set_affine(norm, *affine_of(norm))
+            if norm.running_mean.any() or norm.running_var.ne(1 - norm.eps).any():
+                set_affine(norm, *affine_of(norm))
             hooks.append(norm.register_forward_pre_hook(_stay))
     return hooks
 

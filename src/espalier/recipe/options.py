@@ -221,7 +221,7 @@ class RateAware(Train):
     every: _Count = 50
     groups: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     freeze_norms: bool | None = None
-    """Batch norms train as scales and shifts: if left out, unless a later stage trains."""
+    """Batch norms train as scales and shifts: if left out, unless a later stage trains them."""
     remove_dead: Annotated[int, Field(ge=0)] = 0
     """How often dead units are taken out: the epochs are divided into as many equal parts."""
     refine: Annotated[int, Field(ge=0)] = 0

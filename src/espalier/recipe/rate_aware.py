@@ -22,7 +22,7 @@ def rate_aware(context: Context, options: RateAware) -> dict[str, Any]:
     steps = options.epochs * steps_per_epoch(context, options.batch_size)
     how = options.model_dump(include=own - {"remove_dead", "refine", "fixed_epochs"})
     if options.freeze_norms is None:
-        how["freeze_norms"] = not context.recipe.trains_after(context.index)
+        how["freeze_norms"] = not context.recipe.trains_norms_after(context.index)
     rate = method.RateAware(context.model, steps=steps, **how)
     parts = [
         options.epochs * (i + 1) // max(1, options.remove_dead)

@@ -144,6 +144,16 @@ class Recipe(Strict):
         """Whether a stage after that at ``index`` trains."""
         return any(stage.training is not None for stage in self.stages[index + 1 :])
 
+    def trains_norms_after(self, index: int) -> bool:
+        """Whether one after that at ``index`` trains batch norms otherwise than as constants."""
+        return any(
+            stage.training is not None
+            and (
+                stage.kind != "rate_aware" or getattr(stage.options, "freeze_norms", None) is False
+            )
+            for stage in self.stages[index + 1 :]
+        )
+
     @property
     def distills(self) -> bool:
         """Whether any stage learns from another network's outputs."""
