@@ -39,10 +39,15 @@ def freeze_norms(model: nn.Module) -> list[RemovableHandle]:
     hooks = []
     for norm in unwrap(model).modules():
         if isinstance(norm, BatchNorm) and norm.affine and norm.running_mean is not None:
-            if norm.running_mean.any() or norm.running_var.ne(1 - norm.eps).any():
+            if not _is_constant(norm):
                 set_affine(norm, *affine_of(norm))
             hooks.append(norm.register_forward_pre_hook(_stay))
     return hooks
+
+
+def _is_constant(norm: Any) -> bool:
+    """Whether its statistics are what :func:`freeze_norms` leaves."""
+    return not (norm.running_mean.any() or norm.running_var.ne(1 - norm.eps).any())
 
 
 def _stay(norm: nn.Module, _inputs: Any) -> None:

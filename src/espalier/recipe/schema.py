@@ -146,13 +146,8 @@ class Recipe(Strict):
 
     def trains_norms_after(self, index: int) -> bool:
         """Whether one after that at ``index`` trains batch norms otherwise than as constants."""
-        return any(
-            stage.training is not None
-            and (
-                stage.kind != "rate_aware" or getattr(stage.options, "freeze_norms", None) is False
-            )
-            for stage in self.stages[index + 1 :]
-        )
+        later = [stage for stage in self.stages[index + 1 :] if stage.training is not None]
+        return any(getattr(stage.options, "freeze_norms", False) is False for stage in later)
 
     @property
     def distills(self) -> bool:
