@@ -35,8 +35,8 @@ class Registry(Generic[T]):
     Examples
     --------
     >>> from espalier.pruning.criterion import CRITERIA
-    >>> sorted(CRITERIA.names())[:2]
-    ['deviation', 'magnitude']
+    >>> "magnitude" in CRITERIA.names()
+    True
     """
 
     def __init__(self, family: str, package: str) -> None:
