@@ -7,8 +7,9 @@
 
 What is instrumented is the Python of the container and of entropy coding; the kernels run compiled,
 with every index checked. A finding is whatever is not a ``FormatError``: another exception, more
-than a few seconds of the processor, more than 256 MiB beyond what the process has when it begins.
-It is left as a file ``crash-...`` beside. Options behind the folder are libFuzzer's.
+than a few seconds of the processor, more than 256 MiB beyond what the process has before the file
+(libFuzzer itself grows by some 80 bytes an input). It is left as a file ``crash-...`` beside.
+Options behind the folder are libFuzzer's.
 """
 
 import argparse
@@ -52,10 +53,12 @@ def custom_crossover(first, second, max_size, seed):
     return structured.mutate(first, rng, structured.change_bytes(rng), second)[:max_size]
 
 
-def limit_memory():
+def exercise(data):
+    """A file, within what it may take."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    structured.exercise_within(data, SECONDS)
 
 
 def seed(folder):
@@ -95,10 +98,9 @@ def main():
         return pack(args.pack)
     for _, data in structured.seeds():  # kernels are compiled before memory is limited
         structured.exercise(data)
-    limit_memory()
     atheris.Setup(
         [f"{sys.executable} {__file__}", *rest],  # what libFuzzer starts again to merge
-        lambda data: structured.exercise_within(data, SECONDS),
+        exercise,
         custom_mutator=custom_mutator,
         custom_crossover=custom_crossover,
     )
