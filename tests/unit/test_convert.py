@@ -155,6 +155,7 @@ def test_between_checkpoints(convert, here):
         (("net.esp", "-o", "x.onnx", "--model", "convertible:model"), 2, "--input-shape or"),
         (("net.esp", "-o", "x.onnx", *NETWORK[:3], "7"), 1, "cannot be exported to ONNX"),
         (("net.esp", "-o", "x.onnx", *NETWORK, "--weights", "int3"), 1, "weights must be one of"),
+        (("net.esp", "-o", "x.onnx", *NETWORK[:2], *INT8), 2, "give --data"),
         (("net.esp", "-o", "x.onnx", *NETWORK, *INT8), 1, "give --data"),
         (("graph.esp", "-o", "x.onnx", *INT8), 1, "give --data"),
         (("graph.esp", "-o", "x.onnx", "--data", "convertible:data"), 2, "goes with --weights"),

@@ -144,6 +144,11 @@ def command(
         else:
             if batches and not (input_shape or inputs):
                 example = [batches[0][:1]]
+            elif kind == INT8 and not (input_shape or inputs):
+                raise typer.BadParameter(
+                    "int8 needs samples: give --data; where activations are quantized in the file"
+                    " already, --input-shape or --inputs"
+                )
             else:
                 example = networks.example(input_shape, inputs)
             found = _from_network(source, output, kind, model, example, batches, force)
