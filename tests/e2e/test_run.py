@@ -76,6 +76,8 @@ def test_the_users_mistakes_are_said_in_one_line(fails, project):
     (project / "mine.py").write_text("import no_such_package\n")
     line = fails("run", "recipe.yaml", "--out", "run", cwd=project)
     assert "cannot import mine (No module named 'no_such_package')" in line
+    line = fails("run", "recipe.yaml", "--device", "tpu", cwd=project)
+    assert "--device must be cpu or cuda, not 'tpu'" in line
     line = fails("run", "recipe.yaml", "--out", "mine.py", cwd=project)
     assert "mine.py: is a file; --out takes a folder" in line
 

@@ -5,11 +5,15 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import espalier
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.recipe import Recipe, builtin_recipes, load_recipe, run_recipe
+from espalier.recipe.context import Context
+from espalier.recipe.context import samples as recipe_samples
 from espalier.recipe.network import reference_recipe
+from espalier.recipe.refs import Split
 from espalier.recipe.schema import parse_recipe
 from espalier.samples import Samples
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
@@ -400,6 +404,36 @@ def test_weights_from_a_plain_checkpoint(tmp_path):
     torch.save({"0.weight": model[0].weight}, tmp_path / "model.pt")
     with pytest.raises(InvalidArgument, match=r"missing \['0\.bias'"):
         run_recipe(parse_recipe(text, "x"), tmp_path / "other")
+
+
+def test_a_run_takes_its_model_to_the_device(tmp_path, monkeypatch):
+    moved = []
+    to = nn.Module.to
+
+    def follow(model: nn.Module, *place: object, **named: object) -> nn.Module:
+        moved.extend(place)
+        return to(model, *place, **named)
+
+    monkeypatch.setattr(nn.Module, "to", follow)
+    recipe = parse_recipe(GOOD.split("  - retrain")[0], "x")
+    on_cpu = run_recipe(recipe, tmp_path / "cpu", device="cpu")
+    assert moved == ["cpu"]
+    as_built = run_recipe(recipe, tmp_path / "built")
+    assert moved == ["cpu"]
+    assert on_cpu.evaluation("reference") == as_built.evaluation("reference")
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_stages_look_at_samples_where_the_model_is(tmp_path, loader):
+    train, test = samples()
+    data = DataLoader(TensorDataset(train.x, train.y), batch_size=50) if loader else train
+    recipe = parse_recipe(GOOD, "x")
+    model = network().to("meta")  # holds no values, and refuses what is elsewhere
+    context = Context(model, Split(data, None, test, "x"), recipe, tmp_path, 0, None)
+    seen = recipe_samples(context, 120)
+    for _ in range(2):  # as often as a stage likes
+        assert {model(x).shape[1] for x, _ in seen} == {3}
+        assert {y.device.type for _, y in seen} == {"meta"}
 
 
 def test_an_unknown_recipe_names_the_built_in_ones():

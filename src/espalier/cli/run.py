@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from espalier.cli import console
+from espalier.cli import console, networks
 
 if TYPE_CHECKING:
     from espalier.recipe.run import RunResult
@@ -34,6 +34,10 @@ def command(
         typer.Option(metavar="N", help="In place of the recipe's.", show_default=False),
     ] = None,
     data_dir: DataDir = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="cpu or cuda.", show_default="where the model is built"),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Start again where DIR holds a run.")
     ] = False,
@@ -57,6 +61,8 @@ def command(
     if resume and force:
         raise typer.BadParameter("--resume and --force exclude each other")
 
+    place = None if device is None else networks.device(device)
+
     from espalier.recipe import run_recipe
 
     folder = out or Path("runs") / Path(recipe).stem
@@ -68,6 +74,7 @@ def command(
             force=force,
             seed=seed,
             data_dir=data_dir,
+            device=place,
             progress=report,
             tensorboard=tensorboard,
         )

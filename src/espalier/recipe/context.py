@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,11 @@ class Context:
         return sorted(self.folder.glob(f"stage-{self.index + 1:02d}*.pt"))
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def seed(self) -> int:
         """A seed of this stage's own."""
         return self.recipe.seed * 1000 + self.index
@@ -54,14 +59,26 @@ def steps_per_epoch(context: Context, batch_size: int) -> int:
     return len(data) // batch_size if isinstance(data, Samples) else len(data)
 
 
+@dataclass(frozen=True)
+class OnDevice:
+    """Batches, each moved to a device when it is its turn."""
+
+    batches: Batches
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self.batches:
+            yield x.to(self.device), y.to(self.device)
+
+
 def samples(context: Context, n: int) -> Batches:
-    """``n`` training samples, drawn by the stage's seed."""
+    """``n`` training samples, drawn by the stage's seed, where the model is."""
     data = context.split.train
     if not isinstance(data, Samples):
-        return data
+        return OnDevice(data, context.device)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(context.seed))
     part = data.subset(order[:n])
-    return [(part.x, part.y)]
+    return OnDevice([(part.x, part.y)], context.device)
 
 
 def first(batches: Batches, samples: int, size: int) -> list[tuple[Tensor, Tensor]]:

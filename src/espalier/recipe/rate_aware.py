@@ -39,8 +39,7 @@ def rate_aware(context: Context, options: RateAware) -> dict[str, Any]:
         values = trained | {"epochs": values["epochs"] + trained["epochs"]}
         if options.remove_dead:
             example = next(x for x, _ in samples(context, 1))[:1]
-            found = rate.remove_dead_units(example.to(next(context.model.parameters()).device))
-            removed += [asdict(group) for group in found]
+            removed += [asdict(group) for group in rate.remove_dead_units(example)]
     refined = _refined(context, options, rate) if options.refine else None
     fixed = _fixed(context, options, rate, len(parts) + 1) if options.fixed_epochs else None
     report = rate.finish()
@@ -58,11 +57,7 @@ def rate_aware(context: Context, options: RateAware) -> dict[str, Any]:
 
 def _refined(context: Context, options: RateAware, rate: method.RateAware) -> dict[str, Any]:
     """Refine the symbols, by the labels or by what the teacher says of the samples."""
-    device = next(context.model.parameters()).device
-    batches = [
-        (x.to(device), y.to(device))
-        for x, y in first(samples(context, options.refine), options.refine, options.batch_size)
-    ]
+    batches = first(samples(context, options.refine), options.refine, options.batch_size)
     if not options.distill:
         return asdict(rate.refine(batches))
     teacher = teacher_of(context)

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from torch import nn
 
 from espalier.container import atomic_write
@@ -80,6 +81,7 @@ def run_recipe(
     force: bool = False,
     seed: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
     tensorboard: bool = False,
 ) -> RunResult:
@@ -100,6 +102,9 @@ def run_recipe(
         In place of the recipe's.
     data_dir : path, optional
         Handed to the data function as ``data_dir``.
+    device : str or torch.device, optional
+        Where to train, such as ``"cuda"``; by default where the model's function builds it. An
+        interrupted run may go on elsewhere, to another result in the last digits.
     progress : callable, optional
     tensorboard : bool
         Log training, densities and sizes for TensorBoard, in the folder ``tensorboard`` of ``out``.
@@ -117,6 +122,8 @@ def run_recipe(
     board = Board(folder, _epochs(loaded, done), not resume) if tensorboard else None
     split = build_data(loaded, data_dir)
     model = build_model(loaded)
+    if device is not None:
+        model.to(device)
     if done:
         restore(model, load_checkpoint(folder / STATE))
     result = RunResult(folder, loaded, model, split, done)

@@ -152,7 +152,7 @@ def _prune_filters_layerwise(
 def _merge(context: Context, options: Merge) -> dict[str, Any]:
     model = context.model
     batches = first(samples(context, options.samples), options.samples, options.batch_size)
-    example = batches[0][0][:1].to(next(model.parameters()).device)
+    example = batches[0][0][:1]
     how: dict[str, Any] = {
         "parts": options.parts,
         "layers": options.layers,

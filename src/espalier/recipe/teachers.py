@@ -30,7 +30,7 @@ def train_teachers(context: Context, options: Train, settings: Settings) -> list
 
 def _train_one(context: Context, options: Train, settings: Settings, part: int) -> History:
     teacher = build_model(context.recipe, settings.seed)
-    teacher.to(next(context.model.parameters()).device)
+    teacher.to(context.device)
     if options.dropout is not None:
         set_dropout(teacher, options.dropout)
     history = train(
@@ -55,7 +55,6 @@ def keep_teacher(context: Context) -> None:
 
 def teacher_of(context: Context) -> nn.Module:
     """What the last ``train`` stage left, one network or more, or the recipe's weights."""
-    device = next(context.model.parameters()).device
     kept = _kept(context.folder)
     wanted = 0
     for stage in context.recipe.stages[: context.index]:
@@ -70,7 +69,7 @@ def teacher_of(context: Context) -> nn.Module:
     teachers = [build_model(context.recipe) for _ in range(max(1, len(kept)))]
     for teacher, path in zip(teachers, kept, strict=False):
         restore(teacher, load_checkpoint(path))
-    teachers = [finalize(teacher).to(device) for teacher in teachers]
+    teachers = [finalize(teacher).to(context.device) for teacher in teachers]
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
 
 
