@@ -369,6 +369,8 @@ def seeds():
             positions=np.arange(0, 400, 4),
         ),
         "signs": FixedPoint((400,), "float32", codes % 2, *scales(1, "<f4"), (400,), -1, 2, 2),
+        "brain": dense("bfloat16", (near.repeat(7).view("<u4") >> 16).astype("<u2")),
+        "bytes": dense("int8", np.clip(near.repeat(7) * 30, -99, 99).astype("i1")),
         "none": SparseCodebook((7,), "float32", np.zeros(0, np.int64), np.zeros(0, "u1"), book),
     }
     for coder in ["fixed", "huffman", "rans", "context"]:

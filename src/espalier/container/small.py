@@ -19,7 +19,7 @@ from espalier.container.table import KIND_TRAITS, Table
 from espalier.entropy.coder import CODERS
 from espalier.entropy.multiples import MULTIPLES
 from espalier.entropy.neighbours import PAID_FOR, SIZES
-from espalier.entropy.planes import PLANES
+from espalier.entropy.planes import PLANES, ROTATED
 from espalier.entropy.stream import RAW
 from espalier.entropy.values import CONSTANT, PLAIN
 from espalier.kernels import records as fields
@@ -43,6 +43,7 @@ for _name, _i in DTYPE_IDS.items():
     # A bool must be looked at, and the planes of a complex number are those of its parts.
     if _name != "bool" and not _name.startswith("complex"):
         _WIDTHS[_i] = _STORAGE[_i].itemsize
+_TURNED = np.isin(np.arange(_WIDTHS.size), [DTYPE_IDS[name] for name in ROTATED])
 _IS_FLOAT32 = np.arange(_WIDTHS.size) == DTYPE_IDS["float32"]
 
 
@@ -75,7 +76,7 @@ _METHODS = (
     ),
 )
 _PACK = KINDS[PACK]
-_DTYPES = frozen(_WIDTHS), frozen(_IS_FLOAT32)
+_DTYPES = frozen(_WIDTHS), frozen(_IS_FLOAT32), frozen(_TURNED)
 _FIXED = frozen(np.arange(256, dtype=np.uint8)), frozen(np.zeros(0, np.int64))
 
 

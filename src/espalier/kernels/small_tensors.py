@@ -107,8 +107,8 @@ def plan(
                 small = small and not is_by_sizes(records[original], kinds, methods)
             elif traits & SHARED:
                 coder, values = methods[1][record[METHODS]], methods[0][record[METHODS + 2]]
-                small = width == 4 and 0 < record[LEVELS] <= 256 and coder > 0 and values > 0
-                small = small and (coder != SIZES or values == MULTIPLES)
+                small = width in (2, 4) and 0 < record[LEVELS] <= 256 and coder > 0 and values > 0
+                small = small and (coder != SIZES or (values == MULTIPLES and width == 4))
             else:
                 small = methods[0][record[METHODS]] > 0
             if small:
@@ -206,14 +206,26 @@ def read_multiples(body: Array, out: Array) -> bool:
 
 
 @inner
+def _turned(word: Any, turn: bool, top: Any) -> Any:
+    """A word whose sign comes last as it is in memory, if ``turn``; ``top``: its highest bit."""
+    last = np.uint32(turn)
+    return (word >> last) | ((word & last) << top)
+
+
+@inner
 def _words_of_bytes() -> Array:
-    """What a byte of a plane stands for, shape (2, 4, 256): in a word that is turned, or not."""
-    words = np.empty((2, 4, 256), np.uint32)
-    for k in range(4):
-        for byte in range(256):
-            word = np.uint32(byte << (24 - 8 * k))
-            words[0, k, byte] = word
-            words[1, k, byte] = (word >> np.uint32(1)) | (word << np.uint32(31))
+    """What a byte of a plane stands for, shape (5, 2, 4, 256).
+
+    By the word's width in bytes, whether it is turned, the plane, and the byte.
+    """
+    words = np.zeros((5, 2, 4, 256), np.uint32)
+    for width in (1, 2, 4):
+        top = np.uint32(8 * width - 1)
+        for k in range(width):
+            for byte in range(256):
+                word = np.uint32(byte << 8 * (width - 1 - k))
+                for turn in range(2):
+                    words[width, turn, k, byte] = _turned(word, turn == 1, top)
     return words
 
 
@@ -226,10 +238,9 @@ def _three_stored(body: Array, turn: bool, out: Array) -> bool:
     if body[0] != STORED or body[n + 1] != STORED or body[2 * (n + 1)] != STORED:
         return False
     a, b, c = body[1 : n + 1], body[n + 2 : 2 * n + 2], body[2 * n + 3 :]
-    last = np.uint32(turn)
     for i in range(n):
         low = np.uint32(a[i]) << np.uint32(16) | np.uint32(b[i]) << np.uint32(8) | np.uint32(c[i])
-        out[i] |= (low >> last) | ((low & last) << np.uint32(31))
+        out[i] |= _turned(low, turn, np.uint32(31))
     return True
 
 
@@ -237,16 +248,16 @@ def _three_stored(body: Array, turn: bool, out: Array) -> bool:
 def _planes(
     body: Array, coder: Int, turn: bool, bytes_: Array, work: tuple[Array, Array], out: Array
 ) -> bool:
-    """Words of four bytes from their planes: see :mod:`espalier.entropy.planes`.
+    """Words from their planes: see :mod:`espalier.entropy.planes`.
 
     ``bytes_``: of each plane the word that a byte of it stands for, all others being 0.
     """
-    n, at = out.size, np.int64(0)
+    n, at, width = out.size, np.int64(0), bytes_.shape[0]
     plane = np.empty(n, np.uint32)
-    for k in range(4):
+    for k in range(width):
         if at >= body.size:
             return False
-        if k == 1 and _three_stored(body[at:], turn, out):
+        if k == 1 and width == 4 and _three_stored(body[at:], turn, out):
             return True
         mode = body[at]
         at += 1
@@ -267,10 +278,9 @@ def _planes(
             for i in range(n):
                 out[i] |= plane[i]
         elif mode == STORED:
-            shift, last = np.uint32(24 - 8 * k), np.uint32(turn)
+            shift, top = np.uint32(8 * (width - 1 - k)), np.uint32(8 * width - 1)
             for i in range(n):
-                word = np.uint32(part[i]) << shift
-                out[i] |= (word >> last) | ((word & last) << np.uint32(31))
+                out[i] |= _turned(np.uint32(part[i]) << shift, turn, top)
         elif mode == SAME:
             for i in range(n):
                 out[i] |= words[part[0]]
@@ -282,7 +292,8 @@ def _values(
     body: Array,
     method: Int,
     width: Int,
-    is_float: bool,
+    is_float32: bool,
+    turn: bool,
     bytes_: Array,
     work: tuple[Array, Array],
     out: Array,
@@ -296,13 +307,45 @@ def _values(
             for k in range(body.size):
                 into[k] = body[k]
         return True
-    if width != 4:
-        return False
     if method == MULTIPLES:
-        return is_float and read_multiples(body, out.view(np.uint32))
+        return is_float32 and read_multiples(body, out.view(np.uint32))
     coder = method - PLANES
-    words = bytes_[np.int64(is_float)]
-    return coder > 0 and _planes(body, coder, is_float, words, work, out.view(np.uint32))
+    if coder <= 0 or width not in (1, 2, 4):
+        return False
+    words = _wide(out, width)
+    if not _planes(body, coder, turn, bytes_[width, np.int64(turn), :width], work, words):
+        return False
+    _narrow(words, width, out)
+    return True
+
+
+@inner
+def _wide(held: Array, width: Int) -> Array:
+    """A word of 32 bits for each element of ``width`` bytes: where it is held, if it is as wide."""
+    return held.view(np.uint32) if width == 4 else np.empty(held.size // width, np.uint32)
+
+
+@inner
+def _narrow(words: Array, width: Int, out: Array) -> None:
+    """What :func:`_wide` gave, once it is filled, to where it is held."""
+    if width == 2:
+        pairs = out.view(np.uint16)
+        for i in range(pairs.size):
+            pairs[i] = words[i]
+    elif width == 1:
+        for i in range(out.size):
+            out[i] = words[i]
+
+
+@inner
+def _book(values: Array, width: Int) -> Array:
+    """Levels of two or four bytes, each as a word of 32 bits."""
+    book = _wide(values, width)
+    if width == 2:
+        pairs = values.view(np.uint16)
+        for i in range(pairs.size):
+            book[i] = pairs[i]
+    return book
 
 
 # ---------------------------------------------------------------- all of them
@@ -317,7 +360,7 @@ def decode(
     stop: Int,
     kinds: Array,
     methods: tuple[Array, Array],
-    dtypes: tuple[Array, Array],
+    dtypes: tuple[Array, Array, Array],
     places: Array,
     out: Array,
 ) -> Int:
@@ -331,8 +374,9 @@ def decode(
         Of the file, from byte ``base`` on.
     methods : tuple of two int64 arrays
         As for :func:`plan`.
-    dtypes : tuple of two arrays
-        Bytes of an element of each dtype, and whether it is float32.
+    dtypes : tuple of three arrays
+        Bytes of an element of each dtype, whether it is float32, and whether its sign comes last
+        in planes.
     places : int64 array
         As :func:`plan` has filled it; becomes -1 for what is left to the caller.
     out : uint8 array
@@ -340,7 +384,7 @@ def decode(
     work = np.empty(1 << _MOST_LOG, np.uint8), np.empty(SPLIT_FROM, np.uint8)
     bytes_ = _words_of_bytes()
     by_value, by_code = methods
-    widths, is_float32 = dtypes
+    widths, is_float32, turned = dtypes
     left = np.int64(0)
     for i in range(start, stop):
         record = records[i]
@@ -349,7 +393,8 @@ def decode(
         if is_by_sizes(record, kinds, methods):
             left += 1
             continue
-        width, is_float, length = widths[record[DTYPE]], is_float32[record[DTYPE]], record[LENGTH]
+        dtype, length = record[DTYPE], record[LENGTH]
+        width, turn = widths[dtype], turned[dtype]
         begin = record[OFFSET] - base
         part = out[places[i] : places[i] + record[ELEMENTS] * width]
         whole = False
@@ -363,13 +408,18 @@ def decode(
             method = by_value[record[METHODS]]
             shared = kinds[record[KIND]] & SHARED
             if shared:  # codes of a codebook, whose bits are moved, whatever they mean
-                cut, values = record[METHODS + 1], np.empty(4 * record[LEVELS], np.uint8)
+                cut, values = record[METHODS + 1], np.empty(width * record[LEVELS], np.uint8)
                 method = by_value[record[METHODS + 2]]
-            whole = _values(chunk[cut:], method, width, is_float, bytes_, work, values)
+            is_float = is_float32[dtype]
+            whole = _values(chunk[cut:], method, width, is_float, turn, bytes_, work, values)
             if shared and whole:
-                coder, words = by_code[record[METHODS]], values.view(np.uint32)
-                found = part.view(np.uint32)
-                whole = _symbols(coder, chunk[:cut], record[LEVELS], words, work, found)
+                coder, book, words = (
+                    by_code[record[METHODS]],
+                    _book(values, width),
+                    _wide(part, width),
+                )
+                whole = _symbols(coder, chunk[:cut], record[LEVELS], book, work, words)
+                _narrow(words, width, part)
         if not whole:
             places[i] = -1
     return left
