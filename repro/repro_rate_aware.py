@@ -1,7 +1,7 @@
 """Rate-aware training: some seeds against the bars, and error against bytes by method.
 
     python repro/repro_rate_aware.py lenet300 lenet5
-    python repro/repro_rate_aware.py resnet20 --seeds 0
+    python repro/repro_rate_aware.py resnet20
 
 runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. ResNet-20 starts from
 the published weights in ``ESPALIER_DATA``, which are trained on first, on the same images; a seed
