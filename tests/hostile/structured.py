@@ -148,7 +148,7 @@ def _change_shape(part, rng, change):
         shape.insert(rng.randrange(len(shape) + 1), rng.choice([1, 1, 2, 3, 0]))
     elif what == 2 and len(shape) > 1:
         i = rng.randrange(len(shape) - 1)  # the same elements, one dimension less
-        shape[i : i + 2] = [shape[i] * shape[i + 1]]
+        shape[i : i + 2] = [min(shape[i] * shape[i + 1], (1 << 63) - 1)]
     elif shape:
         rng.shuffle(shape)
     return replace(part, shape=tuple(shape))
