@@ -19,8 +19,8 @@ What is measured, each on one thread, the two tools in turn:
   NNCodec with its defaults (trellis-coded quantization) at several ``qp``; Espalier's
   ``quantize_rd`` at the given lambdas, saved with efforts default and max. The test images decide
   nothing.
-- The codes of the original Deep Compression file of SqueezeNet and of a layer of 4096 x 4096 at 9 %
-  density with 32 levels, coded without loss: NNCodec gets them as integers, signed by the order of
+- The codes of the original Deep Compression file of SqueezeNet and of the sparse layer of
+  ``bench_lossless.py``, 4096 x 4096 at 9 % density with 32 levels, coded without loss: NNCodec gets them as integers, signed by the order of
   the codebook (it codes an int32 tensor with its arithmetic coder as it is). It has no codebooks
   for them: theirs are added as float32, and biases.
 
@@ -44,11 +44,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_lossless import sparse_layer
 from safetensors.torch import load_file
 from torch import nn
 
 import espalier
 from espalier.analysis.machine import machine
+from espalier.compress.exact import keep_exactly
 from espalier.container import Reader, write
 from espalier.interop.deep_compression import read_deep_compression
 from espalier.samples import batches
@@ -202,15 +204,11 @@ def squeezenet() -> CompressedModel:
     return read_deep_compression(*(folder / name for name in names)).model
 
 
-def sparse_layer() -> CompressedModel:
-    rng = np.random.default_rng(SEED)
-    shape = (4096, 4096)
-    kept = np.flatnonzero(rng.random(shape[0] * shape[1]) < 0.09)
-    values = rng.standard_normal(kept.size).astype(np.float32)
-    edges = np.quantile(values[:100_000], np.linspace(0, 1, 33)[1:-1])
-    codes = np.searchsorted(edges, values).astype(np.uint8)
-    levels = np.array([values[codes == i].mean() for i in range(32)], np.float32)
-    return CompressedModel({"layer": SparseCodebook(shape, "float32", kept, codes, levels)})
+def layer() -> CompressedModel:
+    """The layer of :mod:`bench_lossless`, as codes."""
+    source = sparse_layer(4096)
+    tensors = {i.name: keep_exactly(i, source.arrays[i.name].reshape(-1)) for i in source.infos}
+    return CompressedModel(tensors)
 
 
 def codes(name: str, model: CompressedModel, args: argparse.Namespace) -> dict[str, Any]:
@@ -263,7 +261,7 @@ def main() -> None:
     work: dict[str, Callable[[], dict[str, Any]]] = {
         **{name: (lambda name=name: network(name, args)) for name in NETWORKS},
         "squeezenet": lambda: codes("squeezenet", squeezenet(), args),
-        "layer": lambda: codes("layer", sparse_layer(), args),
+        "layer": lambda: codes("layer", layer(), args),
     }
     report: dict[str, Any] = {"machine": machine() | {"threads": 1}, "nncodec": "2.1.3"}
     for name, function in work.items():

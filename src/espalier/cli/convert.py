@@ -142,9 +142,10 @@ def command(
                 raise typer.BadParameter("--input-shape and --inputs go with --model")
             found = _from_graph(source, output, kind, batches, force)
         else:
-            if batches and not (input_shape or inputs):
+            shaped = bool(input_shape or inputs)
+            if batches and not shaped:
                 example = [batches[0][:1]]
-            elif kind == INT8 and not (input_shape or inputs):
+            elif kind == INT8 and not shaped:
                 raise typer.BadParameter(
                     "int8 needs samples: give --data; where activations are quantized in the file"
                     " already, --input-shape or --inputs"

@@ -413,11 +413,8 @@ def decode(
             is_float = is_float32[dtype]
             whole = _values(chunk[cut:], method, width, is_float, turn, bytes_, work, values)
             if shared and whole:
-                coder, book, words = (
-                    by_code[record[METHODS]],
-                    _book(values, width),
-                    _wide(part, width),
-                )
+                coder, book = by_code[record[METHODS]], _book(values, width)
+                words = _wide(part, width)
                 whole = _symbols(coder, chunk[:cut], record[LEVELS], book, work, words)
                 _narrow(words, width, part)
         if not whole:
