@@ -20,9 +20,9 @@ What is measured, each on one thread, the two tools in turn:
   ``quantize_rd`` at the given lambdas, saved with efforts default and max. The test images decide
   nothing.
 - The codes of the original Deep Compression file of SqueezeNet and of the sparse layer of
-  ``bench_lossless.py``, 4096 x 4096 at 9 % density with 32 levels, coded without loss: NNCodec gets them as integers, signed by the order of
-  the codebook (it codes an int32 tensor with its arithmetic coder as it is). It has no codebooks
-  for them: theirs are added as float32, and biases.
+  ``bench_lossless.py``, 4096 x 4096 at 9 % density with 32 levels, coded without loss: NNCodec gets
+  them as integers, signed by the order of the codebook (it codes an int32 tensor with its
+  arithmetic coder as it is). It has no codebooks for them: theirs are added as float32, and biases.
 
 Decoding is from bytes in memory to dense arrays: ``nncodec.nn.decode``, and of that the calls into
 the arithmetic decoder alone ("core"), beside ``Reader.arrays``. Medians of the rounds.
