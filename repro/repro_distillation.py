@@ -23,13 +23,13 @@ from statistics import mean
 from typing import Any
 
 import torch
-from repro_filters import error
 from repro_resnet_rd import HELD_OUT, original
 from torch import nn
 
 import espalier
 from espalier.analysis.machine import machine
-from espalier.training import Settings
+from espalier.samples import Samples
+from espalier.training import Settings, evaluate
 from espalier.zoo import DataSet, cifar10
 
 NAME = "resnet20"
@@ -60,6 +60,11 @@ def trained(
     }
     print(path.stem, json.dumps(found), flush=True)
     return found
+
+
+def error(model: nn.Module, data: Samples) -> float:
+    """Percent."""
+    return evaluate(model, data, batch_size=250).error
 
 
 def one_seed(seed: int, data: DataSet, epochs: int, runs: Path) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def test_networks_from_other_seeds_teach_with_the_own_one(tmp_path, monkeypatch)
 
     seen = []
     of = stage.teacher_of
-    monkeypatch.setattr(stage, "teacher_of", lambda context: seen.append(of(context)) or seen[-1])
+    monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
     result = run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "run")
     (ensemble,) = seen
     first, second, third = (member[0].weight for member in ensemble.members)
@@ -188,6 +188,37 @@ def test_networks_from_other_seeds_teach_with_the_own_one(tmp_path, monkeypatch)
     assert not torch.equal(second, third)
     assert len(result.stages[0].values["teachers"]) == 2
     assert not list((tmp_path / "run").glob("teacher*"))
+
+
+def normed() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), *network()[1:])
+
+
+@pytest.mark.parametrize(("features", "folded"), [("", True), (', features: ["0"]', False)])
+def test_a_teacher_s_batch_norms_are_folded_unless_layers_teach(
+    tmp_path, monkeypatch, features, folded
+):
+    import espalier.recipe.training as stage
+
+    seen = []
+    of = stage.teacher_of
+    monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
+    recipe = f"""
+model: tests.unit.test_distillation:normed
+data: tests.unit.test_distillation:samples
+holdout: 16
+stages:
+  - train: {{epochs: 1, batch_size: 16}}
+  - save: {{path: dense.esp}}
+  - retrain: {{epochs: 1, batch_size: 16, distill: 0.5{features}}}
+"""
+    run_recipe(parse_recipe(recipe, "x"), tmp_path / "run")
+    (teacher,) = seen
+    assert isinstance(teacher[1], nn.Identity) == folded
+    plain = normed()
+    espalier.load(tmp_path / "run" / "dense.esp", plain)
+    x = samples()[1].x
+    assert torch.allclose(teacher.eval()(x), plain.eval()(x), atol=1e-5)
 
 
 def test_a_run_with_teachers_resumes_to_the_same_bits(tmp_path, monkeypatch):
@@ -217,7 +248,7 @@ def test_a_later_train_stage_takes_over_from_earlier_teachers(tmp_path, monkeypa
 
     seen = []
     of = stage.teacher_of
-    monkeypatch.setattr(stage, "teacher_of", lambda context: seen.append(of(context)) or seen[-1])
+    monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
     again = TAUGHT.replace("  - prune_filters", "  - train: {epochs: 1}\n  - prune_filters")
     run_recipe(
         parse_recipe(again.replace("epochs: 1}", "epochs: 1, batch_size: 16}"), "x"),

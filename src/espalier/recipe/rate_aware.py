@@ -60,7 +60,7 @@ def _refined(context: Context, options: RateAware, rate: method.RateAware) -> di
     batches = first(samples(context, options.refine), options.refine, options.batch_size)
     if not options.distill:
         return asdict(rate.refine(batches))
-    teacher = teacher_of(context)
+    teacher = teacher_of(context, options)
     with torch.no_grad(), evaluating(teacher):
         taught = [(x, teacher(x)) for x, _ in batches]
     return asdict(rate.refine(taught, partial(distillation_loss, temperature=options.temperature)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from espalier.recipe.context import TEACHERS, Context
 from espalier.recipe.options import Train
 from espalier.recipe.refs import build_model
 from espalier.recipe.state import model_state, restore
+from espalier.structure.fold import fold_batch_norms
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.distillation import Ensemble
 from espalier.training.loop import History, train
@@ -53,8 +55,11 @@ def keep_teacher(context: Context) -> None:
     save_checkpoint(_path(context.folder, 0), model_state(context.model))
 
 
-def teacher_of(context: Context) -> nn.Module:
-    """What the last ``train`` stage left, one network or more, or the recipe's weights."""
+def teacher_of(context: Context, options: Train) -> nn.Module:
+    """What the last ``train`` stage left, one network or more, or the recipe's weights.
+
+    Batch norms are folded, unless layers' outputs are learnt too: they do not survive that.
+    """
     kept = _kept(context.folder)
     wanted = 0
     for stage in context.recipe.stages[: context.index]:
@@ -70,6 +75,10 @@ def teacher_of(context: Context) -> nn.Module:
     for teacher, path in zip(teachers, kept, strict=False):
         restore(teacher, load_checkpoint(path))
     teachers = [finalize(teacher).to(context.device) for teacher in teachers]
+    if not options.features:
+        for teacher in teachers:
+            with suppress(InvalidArgument):  # one that cannot be traced answers as it is
+                fold_batch_norms(teacher)
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
 
 

@@ -35,7 +35,7 @@ def train_stage(
         context.split.train,
         settings,
         held_out=context.split.held_out,
-        teacher=teacher_of(context) if settings.distill else None,
+        teacher=teacher_of(context, options) if settings.distill else None,
         callbacks=callbacks,
         checkpoint=checkpoint,
         progress=context.progress,
