@@ -182,6 +182,22 @@ def test_a_budget_is_kept_and_nearly_used(target, scope):
     assert 0.37 < share <= 0.4
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "macs"),
+    [
+        (torch.nn.Conv2d(3, 8, 3), (3, 8, 8), 3 * 9 * 8 * 36),
+        (torch.nn.Conv1d(3, 8, 3), (3, 8), 3 * 3 * 8 * 6),
+        (torch.nn.ConvTranspose2d(3, 8, 3), (3, 8, 8), 3 * 9 * 8 * 64),
+        (torch.nn.Linear(4, 5), (4,), 20),
+        (torch.nn.Linear(4, 5), (2, 7, 4), 7 * 20),
+    ],
+)
+def test_multiply_accumulates_by_hand(model, shape, macs):
+    assert cost(model, torch.zeros(shape)).macs == macs
+    if len(shape) == len(model.weight.shape) - 1:  # the same with a batch axis
+        assert cost(model, torch.zeros(4, *shape)).macs == macs
+
+
 def test_measured_time_is_a_budget(monkeypatch):
     torch.manual_seed(0)
     model, example, seen = zoo.vgg16_cifar(), torch.zeros(4, 3, 32, 32), []

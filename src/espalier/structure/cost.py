@@ -77,12 +77,13 @@ def _hook(name: str, layers: dict[str, Layer]) -> Any:
         except ValueError:
             return
         own = sum(p.numel() for p in module.parameters(recurse=False))
+        # Counted from the end, since an example may come without a batch axis.
         if isinstance(module, _ConvTransposeNd):
-            positions = inputs[0].shape[2:].numel()
+            positions = inputs[0].shape[-len(module.kernel_size) :].numel()
         elif isinstance(module, _ConvNd):
-            positions = output.shape[2:].numel()
+            positions = output.shape[-len(module.kernel_size) :].numel()
         elif isinstance(module, nn.Linear):
-            positions = output[0, ..., 0].numel()
+            positions = output.shape[1:-1].numel()
         else:
             layers[name] = Layer(of, 0, 0, own)
             return
