@@ -494,8 +494,11 @@ def test_refining_brings_the_file_within_the_limit():
     rate = espalier.RateAware(model, 1e-5, steps=60, every=10)
     fit(model, rate, 60)
     limit = int(0.8 * rate.measure())
-    refined = rate.refine([data()], limit=limit)
+    told = []
+    refined = rate.refine([data()], limit=limit, progress=lambda *what: told.append(what))
     assert refined.file_bytes[1] <= limit
+    assert all(done < total == 40 for done, total, _ in told)
+    assert told[0][2] == f"refining, {refined.file_bytes[0]:,} bytes"
     assert (model[0].weight[zeros] == 0).all()
     with pytest.raises(InvalidArgument, match="no batches"):
         rate.refine([])

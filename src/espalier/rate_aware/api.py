@@ -29,6 +29,7 @@ from espalier.rate_aware.refine import Loss, Refined, Refiner
 from espalier.structure.filters import PrunedFilters
 from espalier.targets import Skipped, refuse_nonfinite
 from espalier.torch_io import save
+from espalier.training.progress import Progress, reporting
 
 ROUNDINGS = ("straight-through", "noise", "annealed")
 SHARPNESS = 2.0, 12.0
@@ -284,6 +285,7 @@ class RateAware:
         lam: float | None = None,
         limit: int | None = None,
         rounds: int = 40,
+        progress: Progress | bool | None = None,
     ) -> Refined:
         """After training: move symbols by one wherever loss and measured file together fall.
 
@@ -302,6 +304,8 @@ class RateAware:
             Bytes of the whole file; by default the ``target`` that training was led to.
         rounds : int
             At most so many trials for each lambda.
+        progress : bool or callable, optional
+            As for :func:`espalier.train`; begins anew with each lambda.
 
         Raises
         ------
@@ -311,13 +315,14 @@ class RateAware:
         lam = self.lam if lam is None else lam
         if limit is None and isinstance(self.control, Controller):
             limit = round(self.control.target)
-        with evaluating(self.model):
+        with evaluating(self.model), reporting(progress) as report:
             search = Refiner(
                 self.model,
                 self._grids,
                 self.measure,
                 list(batches),
                 loss or functional.cross_entropy,
+                report,
             )
             return search.run(lam, limit, rounds)
 

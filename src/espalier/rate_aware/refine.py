@@ -25,6 +25,7 @@ from espalier.parametrization import finalize
 from espalier.pruning.fisher import diagonal_fisher
 from espalier.rate_aware.grid import GridInTraining
 from espalier.targets import find_targets
+from espalier.training.progress import Progress
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -111,6 +112,7 @@ class Refiner:
         Bytes of the file as it is now.
     batches : sequence of (inputs, targets)
     loss : callable
+    progress : callable, optional
     """
 
     def __init__(
@@ -120,11 +122,12 @@ class Refiner:
         size: Callable[[], int],
         batches: Batches,
         loss: Loss,
+        progress: Progress | None = None,
     ) -> None:
         if not batches:
             raise InvalidArgument("no batches were given to refine the symbols on")
         self.model, self.grids, self.size = model, grids, size
-        self.batches, self.loss = batches, loss
+        self.batches, self.loss, self.progress = batches, loss, progress
         self.samples = sum(len(x) for x, _ in batches)
         few = islice(batches, max(1, SAMPLES // max(1, len(batches[0][0]))))
         plain, mine = self._plain()
@@ -148,7 +151,9 @@ class Refiner:
         loss, size = self._measure()
         nonzero = sum(int(grid.symbols().count_nonzero()) for grid in self.grids)
         count, moved = max(FEWEST, int(SHARE * nonzero)), 0
-        for _ in range(rounds):
+        for done in range(rounds):
+            if self.progress:
+                self.progress(done, rounds, f"refining, {size:,} bytes")
             chosen = largest(self._moves(lam), count)
             number = sum(int(move.count_nonzero()) for move in chosen)
             if not number or size <= limit:

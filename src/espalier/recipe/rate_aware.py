@@ -59,11 +59,12 @@ def _refined(context: Context, options: RateAware, rate: method.RateAware) -> di
     """Refine the symbols, by the labels or by what the teacher says of the samples."""
     batches = first(samples(context, options.refine), options.refine, options.batch_size)
     if not options.distill:
-        return asdict(rate.refine(batches))
+        return asdict(rate.refine(batches, progress=context.progress))
     teacher = teacher_of(context, options)
     with torch.no_grad(), evaluating(teacher):
         taught = [(x, teacher(x)) for x, _ in batches]
-    return asdict(rate.refine(taught, partial(distillation_loss, temperature=options.temperature)))
+    loss = partial(distillation_loss, temperature=options.temperature)
+    return asdict(rate.refine(taught, loss, progress=context.progress))
 
 
 def _fixed(
