@@ -19,9 +19,9 @@ from espalier.compress.plan import kind_of, why_exact
 from espalier.errors import InvalidArgument
 from espalier.interop import Checkpoint, TensorInfo
 from espalier.options import Lookup
+from espalier.progress import Progress, reporting
 from espalier.state import Array
 from espalier.torch_io import to_tensor
-from espalier.training.progress import Progress, reporting
 
 _LAYER = "layer.weight"
 

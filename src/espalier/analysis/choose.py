@@ -21,7 +21,7 @@ from espalier.analysis.layer_options import Path, Table, file_bytes, option_tabl
 from espalier.analysis.path_search import Oracle, Search, best_metric, smallest_file
 from espalier.analysis.sensitivity import Sweep
 from espalier.errors import InvalidArgument
-from espalier.training.progress import Progress, reporting
+from espalier.progress import Progress, reporting
 
 EVALUATIONS = 120
 

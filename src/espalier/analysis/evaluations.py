@@ -23,12 +23,12 @@ from espalier.compress.weights import measure as measure_error
 from espalier.container import Writer
 from espalier.errors import InvalidArgument, MissingDependency
 from espalier.parametrization import attach, current, finalize
+from espalier.progress import Progress
 from espalier.state import Array
 from espalier.structure.edits.factorize import factored_weight
 from espalier.targets import Target, find_targets, unwrap
 from espalier.torch_io import compressed_tensor
 from espalier.training.metrics import Metrics
-from espalier.training.progress import Progress
 
 Evaluate: TypeAlias = Callable[[nn.Module], Any]
 """``evaluate(model)``: a number, or what :func:`espalier.evaluate` returns (then its accuracy)."""

@@ -20,8 +20,8 @@ from espalier.analysis.operations import (
 )
 from espalier.errors import InvalidArgument, first_line
 from espalier.modes import evaluating
+from espalier.progress import Progress, reporting
 from espalier.timing import Clock, clock_for, quantile, run_once
-from espalier.training.progress import Progress, reporting
 
 TENSOR, NON_TENSOR = "tensor", "non-tensor"
 

@@ -23,7 +23,7 @@ from espalier.analysis.layer_options import Path, Table, file_bytes, option_tabl
 from espalier.analysis.path_search import Search
 from espalier.analysis.sensitivity import Sweep
 from espalier.errors import InvalidArgument, MissingDependency
-from espalier.training.progress import Progress, reporting
+from espalier.progress import Progress, reporting
 
 NAME = "espalier"
 _IDENTITY = "espalier"

@@ -14,9 +14,9 @@ from espalier.analysis.axis import Grid, Setting, Value, check_grid, make_axis, 
 from espalier.analysis.evaluations import Evaluate, Evaluations
 from espalier.errors import InvalidArgument
 from espalier.options import Lookup
+from espalier.progress import Progress, reporting
 from espalier.targets import find_targets
 from espalier.torch_io import save
-from espalier.training.progress import Progress, reporting
 
 VERSION = 1
 

@@ -14,9 +14,9 @@ from espalier.analysis.runtime import RUNTIMES, Runtime
 from espalier.errors import EspalierError, InvalidArgument
 from espalier.modes import evaluating
 from espalier.parametrization import current, finalize
+from espalier.progress import Progress, reporting
 from espalier.targets import find_targets
 from espalier.timing import Clock, Spread, clock_for, compare, run_once
-from espalier.training.progress import Progress, reporting
 
 DEFAULT_RUNTIMES = ("eager", "compile", "onnxruntime")
 SECONDS = 20.0

@@ -28,11 +28,11 @@ from espalier.analysis.processes import in_processes, serial, until_done
 from espalier.analysis.study_cases import FIGURES, Case, Tuning, cases, cut
 from espalier.errors import InvalidArgument
 from espalier.parametrization import attach
+from espalier.progress import Progress, reporting
 from espalier.samples import Data, Samples
 from espalier.targets import find_targets, unwrap
 from espalier.torch_io import save
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
-from espalier.training.progress import Progress, reporting
 
 VERSION = 2
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
+from espalier.progress import Progress, reporting
 from espalier.rate_aware import norms as rate_norms
 from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.dead_units import remove_dead_units
@@ -29,7 +30,6 @@ from espalier.rate_aware.refine import Loss, Refined, Refiner
 from espalier.structure.filters import PrunedFilters
 from espalier.targets import Skipped, refuse_nonfinite
 from espalier.torch_io import save
-from espalier.training.progress import Progress, reporting
 
 ROUNDINGS = ("straight-through", "noise", "annealed")
 SHARPNESS = 2.0, 12.0

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
 from espalier.parametrization import finalize
+from espalier.progress import Progress
 from espalier.pruning.fisher import diagonal_fisher
 from espalier.rate_aware.grid import GridInTraining
 from espalier.targets import find_targets
-from espalier.training.progress import Progress
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from espalier.errors import InvalidArgument
+from espalier.progress import Progress, reporting
 from espalier.samples import Data, Samples
 from espalier.structure.merge import parameter_groups
 from espalier.training.augment import augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.distillation import Distiller, at_least_float32
 from espalier.training.metrics import evaluate
-from espalier.training.progress import Progress, reporting
 from espalier.training.settings import Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
