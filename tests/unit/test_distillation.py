@@ -151,6 +151,36 @@ def test_an_ensemble_teaches_with_the_mean_of_its_logits():
     assert torch.allclose(both(x).softmax(1), product / product.sum(1, keepdim=True), atol=1e-6)
 
 
+@pytest.mark.parametrize(("augment", "calls"), [(None, 4), ("shift-1", 12)])
+def test_a_teacher_is_asked_once_where_nothing_changes(monkeypatch, augment, calls):
+    from espalier.training import loop
+
+    asked, results = [], []
+    for once in (True, False):
+        torch.manual_seed(0)
+        student, teacher = network(), network()
+        teacher.register_forward_hook(lambda *_, once=once: asked.append(once))
+        if not once:
+            monkeypatch.setattr(loop._Run, "_teach_once", lambda _: None)
+        how = {"epochs": 3, "batch_size": 16, "distill": 0.5, "augment": augment}
+        train(student, samples()[0], teacher=teacher, **how)
+        results.append(student[0].weight)
+    assert asked.count(True) == calls
+    assert asked.count(False) == 12
+    assert torch.equal(*results)
+
+
+def test_a_teacher_of_many_classes_is_asked_for_each_batch():
+    """What it says would take more than the samples."""
+    torch.manual_seed(0)
+    asked = []
+    student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    data = Samples(torch.randn(64, 3), torch.zeros(64, dtype=torch.long))
+    train(student, data, epochs=2, batch_size=16, distill=0.5, teacher=teacher)
+    assert len(asked) == 9
+
+
 def test_an_ensemble_has_members():
     with pytest.raises(InvalidArgument, match="at least one network"):
         Ensemble([])

@@ -190,16 +190,27 @@ class Distiller:
             for name, module in zip(named, modules, strict=True)
         ]
 
-    def __call__(self, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``outputs``, which the student just gave on ``inputs``."""
-        with torch.no_grad(), evaluating(self.teacher):
-            taught = self.teacher(*inputs) if isinstance(inputs, tuple) else self.teacher(inputs)
+    def __call__(
+        self, inputs: Any, outputs: Tensor, targets: Tensor, taught: Tensor | None = None
+    ) -> Tensor:
+        """The loss of ``outputs``, which the student just gave on ``inputs``.
+
+        ``taught``: what :meth:`teach` gave on these inputs, where that is known.
+        """
+        if taught is None:
+            taught = self.teach(inputs)
         total = self.share * distillation_loss(outputs, taught, self.temperature)
         if self.share < 1:
             total = total + (1 - self.share) * self.loss(outputs, targets)
         for name in self._names:
             total = total + self.feature_weight * self._feature(name)
         return total
+
+    @torch.no_grad()
+    def teach(self, inputs: Any) -> Tensor:
+        """The teacher's outputs on ``inputs``."""
+        with evaluating(self.teacher):
+            return self.teacher(*inputs) if isinstance(inputs, tuple) else self.teacher(inputs)
 
     def _feature(self, name: str) -> Tensor:
         if name not in self._learnt:

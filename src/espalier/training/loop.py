@@ -179,6 +179,7 @@ class _Run:
         self.average = _Average(model, settings.average) if settings.average else None
         self.history = History()
         self.best: dict[str, Tensor] | None = None
+        self.taught: Tensor | None = None
         self.device = next(model.parameters()).device
 
     def _distiller(self, teacher: nn.Module) -> Distiller:
@@ -193,23 +194,50 @@ class _Run:
             loss=self.loss,
         )
 
-    def _objective(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.settings.channels_last and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+    def _objective(self, x: Tensor, y: Tensor, taught: Tensor | None) -> Tensor:
+        x = self._laid_out(x)
+        with self._precision():
             outputs = at_least_float32(self.model(x))
             if self.distiller is None:
                 loss = self.loss(outputs, y)
             else:
-                loss = self.distiller(x, outputs, y)
+                loss = self.distiller(x, outputs, y, taught)
         for callback in self.callbacks:
             if isinstance(callback, _Adds) and callable(callback.loss):
                 loss = loss + callback.loss()
         return loss
 
+    def _laid_out(self, x: Tensor) -> Tensor:
+        x = x.to(self.device)
+        if self.settings.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    def _precision(self) -> torch.autocast:
+        half = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def _teach_once(self) -> Tensor | None:
+        """The teacher's outputs on all samples, where every epoch would ask for the same.
+
+        No more than the samples themselves take: else it is asked for each batch.
+        """
+        if self.distiller is None or self.settings.features or self.augment:
+            return None
+        if not isinstance(self.data, Samples):
+            return None
+        x, size = self.data.x, self.settings.batch_size
+        with self._precision():
+            first = self.distiller.teach(self._laid_out(x[:size]))
+            if len(x) * first[0].nbytes > x.nbytes:
+                return None
+            rest = [self.distiller.teach(self._laid_out(part)) for part in x[size:].split(size)]
+        return torch.cat([first, *rest])
+
     def fit(self) -> History:
         start = self._resume()
+        if start < self.settings.epochs:
+            self.taught = self._teach_once()
         training = self.model.training
         try:
             for epoch in range(start, self.settings.epochs):
@@ -230,12 +258,12 @@ class _Run:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
         self.model.train()
         total = 0.0
-        for i, (x, y) in enumerate(self._batches(generator)):
+        for i, (x, y, taught) in enumerate(self._batches(generator)):
             step = epoch * self.steps_per_epoch + i
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step) * group.get("scale", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._objective(x.to(self.device), y.to(self.device))
+            loss = self._objective(x, y.to(self.device), taught)
             value = loss.item()
             if not math.isfinite(value):
                 raise InvalidArgument(f"the loss is {value} in epoch {epoch}, step {i}: lower lr")
@@ -293,16 +321,21 @@ class _Run:
             return self.settings.lr
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * step / self.total))
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(
+        self, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Inputs, targets, and what the teacher says of the inputs, where that is known."""
         if not isinstance(self.data, Samples):
-            yield from self.data
+            for x, y in self.data:
+                yield x, y, None
             return
         order = torch.randperm(len(self.data), generator=generator)
         size = self.settings.batch_size
         for i in range(self.steps_per_epoch):
             index = order[i * size : (i + 1) * size]
             x = self.data.x[index]
-            yield (self.augment(x, generator) if self.augment else x), self.data.y[index]
+            taught = self.taught[index] if self.taught is not None else None
+            yield (self.augment(x, generator) if self.augment else x), self.data.y[index], taught
 
     def _save(self) -> None:
         if self.checkpoint is None:
