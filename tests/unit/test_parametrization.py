@@ -245,6 +245,8 @@ mine = torch.cat([model[0].weight.detach().flatten(), model[1].weight.detach().f
 both = [torch.zeros_like(mine) for _ in range(2)]
 dist.all_gather(both, mine)
 assert torch.equal(*both)
+dist.barrier()  # gloo can abort at exit where the other process has left
+del ddp
 dist.destroy_process_group()
 """
 
