@@ -8,6 +8,7 @@ from pathlib import Path
 from espalier import save
 from espalier.recipe import Recipe, RunResult, load_recipe, run_recipe
 from espalier.recipe.network import reference_recipe
+from espalier.recipe.schema import Stage
 
 STARTS = {"espalier.zoo:resnet20": "resnet_cifar10/resnet20.safetensors"}
 """Weights in ``ESPALIER_DATA`` that a model's recipes start from."""
@@ -28,3 +29,13 @@ def reference(recipe: Recipe, folder: Path) -> RunResult:
     result = run_recipe(reference_recipe(recipe), folder, resume=True)
     save(result.model, folder / FILE, force=True)
     return result
+
+
+def stages_after(recipe: Recipe) -> list[Stage]:
+    """What the recipe does to its reference."""
+    return recipe.stages[len(reference_recipe(recipe).stages) :]
+
+
+def from_reference(recipe: Recipe, weights: Path, stages: list[Stage]) -> Recipe:
+    """The recipe with these stages alone, from the file of its reference."""
+    return recipe.model_copy(update={"weights": str(weights), "stages": stages})

@@ -24,11 +24,10 @@ from statistics import mean
 from typing import Any
 
 import torch
-from reference import FILE, recipe_of, reference
+from reference import FILE, from_reference, recipe_of, reference, stages_after
 
 from espalier.analysis.machine import machine
 from espalier.recipe import Recipe, load_recipe, run_recipe
-from espalier.recipe.network import reference_recipe
 
 NAME = "resnet20_filters"
 METHODS = ("l1", "entropy", "uncut")
@@ -39,14 +38,14 @@ LOST = 0.3
 def after_reference(recipe: Recipe, method: str, weights: Path) -> Recipe:
     """What the recipe does to its trained network, by another criterion or without the cut."""
     stages = []
-    for stage in recipe.stages[len(reference_recipe(recipe).stages) :]:
+    for stage in stages_after(recipe):
         if stage.kind == "prune_filters":
             if method == "uncut":
                 continue
             options = stage.options.model_copy(update={"criterion": method})
             stage = stage.model_copy(update={"options": options})
         stages.append(stage)
-    return recipe.model_copy(update={"weights": str(weights), "stages": stages})
+    return from_reference(recipe, weights, stages)
 
 
 def one(method: str, seed: int, runs: Path) -> dict[str, Any]:

@@ -26,13 +26,13 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from reference import FILE, recipe_of, reference
+from reference import FILE, from_reference, recipe_of, reference, stages_after
 
 from espalier import collect_curvature, quantize_rd, save
 from espalier.analysis.figures import Axis, curves
 from espalier.analysis.machine import machine
 from espalier.recipe import Recipe, load_recipe, run_recipe
-from espalier.recipe.network import Network, open_network, reference_recipe
+from espalier.recipe.network import Network, open_network
 from espalier.recipe.refs import build_model
 from espalier.training import evaluate
 
@@ -115,7 +115,7 @@ def summary(runs: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
     """What the recipe does to its reference, with half the rate-aware epochs, to another size."""
     stages = []
-    for stage in recipe.stages[len(reference_recipe(recipe).stages) :]:
+    for stage in stages_after(recipe):
         if stage.kind == "rate_aware":
             options = stage.options
             changed: dict[str, Any] = {"epochs": max(1, options.epochs // SHORTER)}
@@ -126,7 +126,7 @@ def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
             options = options.model_copy(update=changed)
             stage = stage.model_copy(update={"options": options})
         stages.append(stage)
-    return recipe.model_copy(update={"weights": str(reference), "stages": stages})
+    return from_reference(recipe, reference, stages)
 
 
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
