@@ -205,14 +205,20 @@ stages:
 """
 
 
-def test_networks_from_other_seeds_teach_with_the_own_one(tmp_path, monkeypatch):
+@pytest.fixture
+def teachers(monkeypatch):
+    """The teacher of each stage that has one, when it has begun."""
     import espalier.recipe.training as stage
 
     seen = []
     of = stage.teacher_of
     monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
+    return seen
+
+
+def test_networks_from_other_seeds_teach_with_the_own_one(tmp_path, teachers):
     result = run_recipe(parse_recipe(TAUGHT, "x"), tmp_path / "run")
-    (ensemble,) = seen
+    (ensemble,) = teachers
     first, second, third = (member[0].weight for member in ensemble.members)
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
@@ -226,13 +232,8 @@ def normed() -> nn.Sequential:
 
 @pytest.mark.parametrize(("features", "folded"), [("", True), (', features: ["0"]', False)])
 def test_a_teacher_s_batch_norms_are_folded_unless_layers_teach(
-    tmp_path, monkeypatch, features, folded
+    tmp_path, teachers, features, folded
 ):
-    import espalier.recipe.training as stage
-
-    seen = []
-    of = stage.teacher_of
-    monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
     recipe = f"""
 model: tests.unit.test_distillation:normed
 data: tests.unit.test_distillation:samples
@@ -243,7 +244,7 @@ stages:
   - retrain: {{epochs: 1, batch_size: 16, distill: 0.5{features}}}
 """
     run_recipe(parse_recipe(recipe, "x"), tmp_path / "run")
-    (teacher,) = seen
+    (teacher,) = teachers
     assert isinstance(teacher[1], nn.Identity) == folded
     plain = normed()
     espalier.load(tmp_path / "run" / "dense.esp", plain)
@@ -273,18 +274,13 @@ def test_a_run_with_teachers_resumes_to_the_same_bits(tmp_path, monkeypatch):
         assert torch.equal(resumed.model.state_dict()[name], value)
 
 
-def test_a_later_train_stage_takes_over_from_earlier_teachers(tmp_path, monkeypatch):
-    import espalier.recipe.training as stage
-
-    seen = []
-    of = stage.teacher_of
-    monkeypatch.setattr(stage, "teacher_of", lambda *a: seen.append(of(*a)) or seen[-1])
+def test_a_later_train_stage_takes_over_from_earlier_teachers(tmp_path, teachers):
     again = TAUGHT.replace("  - prune_filters", "  - train: {epochs: 1}\n  - prune_filters")
     run_recipe(
         parse_recipe(again.replace("epochs: 1}", "epochs: 1, batch_size: 16}"), "x"),
         tmp_path / "run",
     )
-    assert not isinstance(seen[0], Ensemble)
+    assert not isinstance(teachers[0], Ensemble)
 
 
 @pytest.mark.parametrize(
