@@ -232,6 +232,19 @@ def test_the_controller_reaches_the_target():
     assert (model(x).argmax(1) == y).float().mean() > 0.9
 
 
+def test_what_a_bit_comes_to_in_the_file_is_measured_again_after_the_ramp():
+    """Though the bits stay the same."""
+    rate = espalier.RateAware(network(), target=10**6, steps=100, every=1, ramp=0.1)
+    for _ in range(11):
+        rate.step()
+    size = rate.file_bytes
+    rate._scale *= 2
+    assert rate.file_bytes > 1.5 * size
+    for _ in range(10):
+        rate.step()
+    assert rate.file_bytes == pytest.approx(size)
+
+
 def test_it_is_not_done_while_the_file_is_far_from_the_target():
     rate = espalier.RateAware(network(), target=300, steps=10, every=2, ramp=0.0)
     fit(rate.model, rate, 10, lr=1e-5)

@@ -36,6 +36,9 @@ SHARPNESS = 2.0, 12.0
 """Of soft rounding, at the beginning and where straight-through rounding takes over."""
 MEASURE = 1.1
 """The file is measured again when the bits have changed by this factor; till then it is scaled."""
+MEASURE_EVERY = 10
+"""After the ramp bits hardly change any more, but what a bit comes to in the file still does: there
+every so many looks end in a measurement."""
 NEAR_TARGET = 1.05
 """A file larger than the target by no more is left to :meth:`RateAware.refine`."""
 
@@ -237,7 +240,9 @@ class RateAware:
         self.bits = sum(grid.lengths.refresh(grid.symbols()) for grid in self._grids)
         if isinstance(self.control, Controller):
             ratio = self.bits / self._measured if self._measured else 0.0
-            if not 1 / MEASURE < ratio < MEASURE:
+            after = self.steps_done - self.control.steps
+            due = after >= 0 and after // self.every % MEASURE_EVERY == 0
+            if due or not 1 / MEASURE < ratio < MEASURE:
                 self.measure()
             self.control.update(self.steps_done, self.file_bytes)
 
