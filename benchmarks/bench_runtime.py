@@ -8,7 +8,9 @@ the densities of Deep Compression (tables 4 and 5), 32 values each; straight fro
 (``packed``, and ``skipping`` zeros of the input), ``torch.sparse_csr`` with int32 indices, and
 SciPy's CSR, each in turn with PyTorch's dense layer. *Convolutions*: AlexNet's with the paper's
 densities and 256 values. *Networks*: whole ones before and after ``espalier.accelerate``, which is
-free to leave layers dense. The bars are for batch 1 and two threads. Parts not asked for stay.
+free to leave layers dense; these as they are, not laid out anew (``prepack=False``). *Prepacked*:
+networks without a zero, and sparse ones, where they may be. The bars are for batch 1 and two
+threads. Parts not asked for stay.
 """
 
 from __future__ import annotations
@@ -70,8 +72,8 @@ class Network:
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    density: Any
-    bits: Any
+    density: Any = None
+    bits: Any = None
 
 
 CODES = {"conv": 8, "linear": 5}
@@ -84,6 +86,29 @@ NETWORKS = {
     "resnet20": Network(zoo.resnet20, (3, 32, 32), 0.2, 5),
     "resnet50": Network(zoo.resnet50, (3, 224, 224), 0.2, 6),
     "vgg16_cifar": Network(zoo.vgg16_cifar, (3, 32, 32), 0.1, 6),
+}
+
+
+def folded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The same network with its batch norms folded."""
+
+    def made() -> nn.Module:
+        model = make().eval()
+        espalier.fold_batch_norms(model)
+        return model
+
+    return made
+
+
+SPARSE_TOO = ("vgg16_cifar",)
+"""Of the sparse networks: measured with their dense layers laid out too."""
+DENSE_NETWORKS = {
+    "alexnet, dense": Network(zoo.alexnet, (3, 227, 227)),
+    "mobilenet_v2, dense, folded": Network(folded(zoo.mobilenet_v2), (3, 224, 224)),
+    "resnet20, dense, folded": Network(folded(zoo.resnet20), (3, 32, 32)),
+    "resnet50, dense": Network(zoo.resnet50, (3, 224, 224)),
+    "resnet50, dense, folded": Network(folded(zoo.resnet50), (3, 224, 224)),
+    "vgg16_cifar, dense, folded": Network(folded(zoo.vgg16_cifar), (3, 32, 32)),
 }
 
 
@@ -184,20 +209,23 @@ def convolution_rows(batch: int, threads: int, seconds: float) -> list[dict[str,
     return rows
 
 
-def network_row(name: str, batches: list[int], threads: int, seconds: float) -> dict[str, Any]:
+def network_row(
+    name: str, batches: list[int], threads: int, seconds: float, prepack: bool
+) -> dict[str, Any]:
     """A network as it was beside what ``accelerate`` makes of it, timed anew after its choices."""
-    work = NETWORKS[name]
+    work = (NETWORKS | DENSE_NETWORKS)[name]
     original = work.make()
-    for module in original.modules():
-        if type(module) in LAYERS:
-            nn.init.normal_(module.weight, std=0.05)
-    espalier.prune(original, density=work.density)
-    espalier.share(original, bits=work.bits)
-    espalier.finalize(original)
+    if work.density is not None:
+        for module in original.modules():
+            if type(module) in LAYERS:
+                nn.init.normal_(module.weight, std=0.05)
+        espalier.prune(original, density=work.density)
+        espalier.share(original, bits=work.bits)
+        espalier.finalize(original)
     result = work.make()
     result.load_state_dict(original.state_dict())
     example = torch.randn(1, *work.shape)
-    report = espalier.accelerate(result, example, batches=batches)
+    report = espalier.accelerate(result, example, batches=batches, prepack=prepack)
     times = []
     with evaluating(original):
         for batch in batches:
@@ -222,6 +250,8 @@ def network_row(name: str, batches: list[int], threads: int, seconds: float) -> 
         "weight_bytes": report.weight_bytes,
         "packed_layers": len(packed),
         "dense_layers": len(report.skipped),
+        "prepacked_layers": len(report.prepacked),
+        "with_activation": sum(row.after != "" for row in report.prepacked),
         "layers": [
             {
                 "name": row.name,
@@ -259,8 +289,9 @@ def measured(part: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     label = f"{row['layer']}, batch {batch}"
                     tell(row, label, {PACKED: row["ratio"]["median"]})
         else:
-            for name in arguments.networks:
-                row = network_row(name, arguments.batches, threads, arguments.seconds)
+            prepack = part == "prepacked"
+            for name in [*DENSE_NETWORKS, *SPARSE_TOO] if prepack else arguments.networks:
+                row = network_row(name, arguments.batches, threads, arguments.seconds, prepack)
                 ratios = {f"batch {t['batch']}": t["ratio"]["median"] for t in row["times"]}
                 tell(row, f"{name}, {row['packed_layers']} layers packed", ratios)
     return rows
@@ -293,7 +324,7 @@ def table(results: dict[str, Any], threads: int) -> str:
         kept, dense = f"{100 * row['density']:.0f}%", f"{row['first']['median']:.2f}"
         lines.append(line(row["layer"], kept, row["batch"], dense, shown(row["ratio"])))
     lines += ["", line("network", "batch", "ms", "accelerated", "weights, MB"), line(*["---"] * 5)]
-    for row in rows("networks"):
+    for row in [*rows("networks"), *rows("prepacked")]:
         size = f"{row['dense_bytes'] / 1e6:.2f} → {row['weight_bytes'] / 1e6:.2f}"
         for time in row["times"]:
             before = f"{time['first']['median']:.2f}"
@@ -304,7 +335,7 @@ def table(results: dict[str, Any], threads: int) -> str:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parts = ["linear", "convolutions", "networks"]
+    parts = ["linear", "convolutions", "networks", "prepacked"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="of networks")

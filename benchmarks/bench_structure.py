@@ -9,7 +9,9 @@ and SVD where there is no kernel): the first to the share of its parameters that
 the second to half of its multiply-accumulates, which takes a little more. AlexNet and ResNet-50
 have streamline merging. ResNet-50 with its batch norms folded alone; filters of ResNet-20 and
 VGG-16 removed; VGG-16 factored. Each result is timed in turn with the original, in eager PyTorch,
-``torch.compile`` and ONNX Runtime, at batch 1 and 32. Rows of work that is not asked for stay.
+``torch.compile`` and ONNX Runtime, at batch 1 and 32. With ``--runtimes packed`` among them both
+run after ``espalier.accelerate`` as well, and the original as it is beside the result after that.
+Rows of work that is not asked for stay.
 """
 
 from __future__ import annotations
@@ -18,16 +20,26 @@ import argparse
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from espalier import compare_speed, edits_of, factorize, fold_batch_norms, merge, prune_filters, zoo
+from espalier import (
+    accelerate,
+    compare_speed,
+    edits_of,
+    factorize,
+    fold_batch_norms,
+    merge,
+    prune_filters,
+    zoo,
+)
 from espalier.analysis.machine import machine
 from espalier.structure.cost import cost
+from espalier.timing import Clock, compare
 
 SIZES = {"alexnet": 227, "googlenet": 224, "resnet50": 224, "resnet20": 32, "vgg16_cifar": 32}
 ALL, STREAMLINE = ("exact", "streamline", "branch"), ("exact", "streamline")
@@ -81,6 +93,28 @@ WORK = {
 }
 
 
+@torch.no_grad()
+def accelerated(
+    original: nn.Module, result: nn.Module, x: Tensor, batches: list[int], repeats: int
+) -> list[dict[str, Any]]:
+    """The original as PyTorch runs it beside the result after ``espalier.accelerate``."""
+    rows = []
+    for batch in batches:
+        images = x.repeat(batch, 1, 1, 1)
+        quick = copy.deepcopy(result)
+        accelerate(quick, images, batches=[batch])
+        found = compare(
+            lambda: original(images),  # noqa: B023
+            lambda: quick(images),  # noqa: B023
+            Clock(),
+            repeats=repeats,
+            warmup=2,
+            seconds=20.0,
+        )
+        rows.append({"batch": batch, **asdict(found)})
+    return rows
+
+
 def one(name: str, runtimes: list[str], batches: list[int], repeats: int) -> dict[str, Any]:
     """Measure one row of the table."""
     work = WORK[name]
@@ -104,6 +138,9 @@ def one(name: str, runtimes: list[str], batches: list[int], repeats: int) -> dic
         "macs": [before.macs, after.macs],
         "parameters": [before.parameters, after.parameters],
         "speed": speed,
+        "accelerated": accelerated(original, result, x, batches, repeats)
+        if "packed" in runtimes
+        else None,
         "machine": machine(),
         "edits": [line for edit in edits_of(result) for line in edit.describe()],
     }

@@ -14,7 +14,9 @@ from espalier.runtime import candidates as candidates_module
 from espalier.runtime.api import _milder
 from espalier.runtime.candidates import gain
 from espalier.runtime.convolution import PackedConv
-from espalier.runtime.layers import DENSE, EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
+from espalier.runtime.dense_convolution import PREPACKED, PrepackedConv
+from espalier.runtime.inference_layer import DENSE
+from espalier.runtime.layers import EXPANDED, PACKED, SKIPPING, PackedLayer, PackedLinear
 from espalier.runtime.packed import PackedMatrix
 from espalier.runtime.report import Choice
 from espalier.runtime.threads import openmp, pool
@@ -40,13 +42,17 @@ IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 @pytest.fixture
 def clock(monkeypatch):
     """Ratios that a test sets: dense by each form of a layer, and of the whole model."""
-    ratios = {PACKED: 2.0, SKIPPING: 0.5, EXPANDED: 0.5, "model": 2.0}
+    ratios = {PACKED: 2.0, SKIPPING: 0.5, EXPANDED: 0.5, PREPACKED: 0.5, "model": 2.0}
 
     last: list[str] = []
 
     def of_layer(first, second, clock, **options):
         first(), second()
         return fake(ratios[last[-1]])
+
+    def of_dense(first, second, clock, **options):
+        first(), second()
+        return fake(ratios[PREPACKED])
 
     def of_model(first, second, clock, **options):
         first(), second()
@@ -55,7 +61,7 @@ def clock(monkeypatch):
     def fake(ratio):
         return Comparison(Spread(ratio, ratio, ratio), FAST, Spread(ratio, ratio, ratio))
 
-    for kind in (PackedLinear, PackedConv):
+    for kind in (PackedLinear, PackedConv, PrepackedConv):
 
         def compute(layer, x, form, real=kind.compute):
             last.append(form)
@@ -63,6 +69,7 @@ def clock(monkeypatch):
 
         monkeypatch.setattr(kind, "compute", compute)
     monkeypatch.setattr("espalier.runtime.candidates.compare", of_layer)
+    monkeypatch.setattr("espalier.runtime.prepack.compare", of_dense)
     monkeypatch.setattr("espalier.runtime.api.compare", of_model)
     return ratios
 
@@ -153,7 +160,13 @@ def candidate(**forms):
     made = PackedLinear(PackedMatrix.of(torch.eye(4)), nn.Linear(4, 4))
     shapes = {1: torch.Size([1, 4]), 8: torch.Size([8, 4])}
     found = candidates_module.Candidate(
-        ("fc",), nn.Linear(4, 4), made, made.forms[PACKED], torch.ones(1, 4), shapes
+        ("fc",),
+        nn.Linear(4, 4),
+        made,
+        made.forms[PACKED],
+        torch.ones(1, 4),
+        shapes,
+        nn.Linear(4, 4),
     )
     found.settle(
         Choice(int(batch[1:]), form, FAST, {PACKED: FAST}, 2.0) for batch, form in forms.items()
@@ -455,3 +468,272 @@ def test_values_that_are_not_shared_are_not_packed_densely(clock):
     assert [row.name for row in report.layers] == ["1"]
     assert "share no values" in report.skipped[0].reason
     assert report.layers[0].weight_bytes < report.layers[0].dense_bytes
+
+
+# ---------------------------------------------------------------- dense convolutions
+
+
+def images_network(*behind: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, groups=3), *behind, nn.Conv2d(6, 4, 3)).eval()
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        nn.ReLU(inplace=True),
+        nn.ReLU6(),
+        nn.Hardtanh(-0.1, 0.2),
+        nn.LeakyReLU(0.3),
+        nn.GELU(),
+        nn.GELU(approximate="tanh"),
+        nn.SiLU(),
+        nn.Hardswish(),
+        nn.Sigmoid(),
+        nn.Tanh(),
+    ],
+    ids=repr,
+)
+def test_a_dense_convolution_computes_what_is_behind_it(clock, behind):
+    clock[PREPACKED] = 2.0
+    model = images_network(nn.Identity(), behind)
+    images = IMAGES.repeat(1, 1, 2, 2)
+    with torch.no_grad():
+        before = model(images)
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    report = espalier.accelerate(model, images, batches=[1])
+    assert not report.layers
+    assert [row.name for row in report.prepacked] == ["0", "3"]
+    assert report.prepacked[0].after
+    assert not report.prepacked[1].after
+    assert [(found.batch, found.form) for found in report.forms] == [(1, PREPACKED)]
+    assert not report.skipped
+    assert type(model[2]) is nn.Identity
+    assert report.weight_bytes == report.dense_bytes
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    with torch.no_grad():
+        for made in (model, copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+            torch.testing.assert_close(made(images), before, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(made[0](images[0]), made[0](images)[0], rtol=0, atol=1e-6)
+    state = model.state_dict()
+    assert state.keys() == plain.keys()
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
+
+
+class Shared(nn.Module):
+    """One activation for all, also as a function, and what may not be taken out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.relu, self.linear = nn.ReLU(), nn.Linear(3 * 64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.a(x))
+        y = self.b(x)  # read twice
+        x = self.relu(y) + y
+        return self.linear(torch.relu(self.c(x)).flatten(1))
+
+
+def test_a_shared_activation_is_taken_out_where_it_can_be(clock):
+    clock[PREPACKED] = 2.0
+    torch.manual_seed(0)
+    model = Shared().eval()
+    with torch.no_grad():
+        before = model(IMAGES)
+    report = espalier.accelerate(model, IMAGES, batches=[1, 4])
+    assert [(row.name, row.after) for row in report.prepacked] == [
+        ("a", "relu"),
+        ("b", ""),
+        ("c", "relu"),
+    ]
+    assert isinstance(model, Shared)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=1e-5, atol=1e-5)
+        twin = copy.deepcopy(model)
+        torch.testing.assert_close(twin(IMAGES), before, rtol=1e-5, atol=1e-5)
+
+
+class Branching(nn.Module):
+    """Cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.conv(x)) if x.sum() > -1e9 else x
+
+
+def test_without_a_graph_weights_alone_are_laid_out(clock):
+    clock[PREPACKED] = 2.0
+    hooked = nn.Sequential(images_network(nn.ReLU())).eval()
+    calls = []
+    hooked[0].register_forward_hook(lambda *_: calls.append(1))
+    for model in (Branching().eval(), hooked):
+        with torch.no_grad():
+            before = model(IMAGES)
+        report = espalier.accelerate(model, IMAGES, batches=[1])
+        assert not any(row.after for row in report.prepacked)
+        assert report.prepacked
+        calls.clear()
+        with torch.no_grad():
+            torch.testing.assert_close(model(IMAGES), before, rtol=1e-5, atol=1e-5)
+        assert len(calls) == (model is hooked)
+
+
+class Viewed(nn.Module):
+    """Takes for granted how its images lie, or does not."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 4, 3), how
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        flat = getattr(self.conv(x), self.how)(len(x), -1)
+        return {"flat": [flat], "label": torch.ones(1).long(), "name": "x"}
+
+
+def test_a_network_that_fails_on_the_order_in_memory_is_left_alone(clock):
+    clock[PREPACKED] = 2.0
+    for how, made in (("view", False), ("reshape", True)):
+        model = Viewed(how).eval()
+        assert bool(espalier.accelerate(model, IMAGES, batches=[1]).prepacked) is made
+        assert type(model.conv) is (PrepackedConv if made else nn.Conv2d)
+
+
+def test_other_outputs_are_noticed(clock, monkeypatch):
+    clock[PREPACKED] = 2.0
+    real = PrepackedConv.compute
+    monkeypatch.setattr(PrepackedConv, "compute", lambda *args: 1.01 * real(*args))
+    assert not espalier.accelerate(images_network(nn.ReLU()), IMAGES, batches=[1]).prepacked
+
+
+def test_dense_convolutions_stay_where_that_is_as_fast(clock):
+    for options, made in [({}, False), ({"prepack": False}, False), ({"prefer": "memory"}, False)]:
+        model = images_network(nn.ReLU())
+        report = espalier.accelerate(model, IMAGES, batches=[1], **options)
+        assert bool(report.prepacked) is made
+        assert type(model[0]) is nn.Conv2d
+        assert type(model[1]) is nn.ReLU
+        assert [skipped.name for skipped in report.skipped] == ["0", "2"]
+        assert report.model == report.forms == ()
+    clock[PREPACKED] = 2.0
+    model = images_network(nn.ReLU())
+    report = espalier.accelerate(model, IMAGES, batches=[1], prepack=False)
+    assert not report.prepacked
+    for prefer in ("time", "memory"):
+        model = images_network(nn.ReLU())
+        report = espalier.accelerate(model, IMAGES, batches=[1], prefer=prefer)
+        assert [list(model[i].forms) for i in (0, 2)] == [[PREPACKED]] * 2
+
+
+def test_each_batch_size_has_its_form(clock, monkeypatch):
+    """The weight as it was is held only where a size asks for it."""
+    sizes = []
+    monkeypatch.setattr(
+        "espalier.runtime.prepack.gain", lambda _: 2.0 if sizes.append(1) or len(sizes) < 2 else 0.5
+    )
+    model = images_network(nn.ReLU())
+    with torch.no_grad():
+        before = model(IMAGES)
+    report = espalier.accelerate(model, IMAGES, batches=[1, 5])
+    assert [(found.batch, found.form) for found in report.forms] == [(1, PREPACKED), (5, DENSE)]
+    assert [*model[0].forms] == [PREPACKED, DENSE]
+    assert report.prepacked[0].weight_bytes == 2 * model[0].weight.nbytes
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(IMAGES[:1]), before[:1], rtol=1e-5, atol=1e-5)
+    sizes.clear()
+    model = images_network(nn.ReLU())
+    assert not espalier.accelerate(model, IMAGES, batches=[1, 5], prefer="memory").prepacked
+
+
+def test_sparse_convolutions_go_back_where_dense_ones_are_faster_laid_out(clock, monkeypatch):
+    """By more than what their memory is worth; linear layers stay sparse."""
+    gains: list[float] = []
+    monkeypatch.setattr("espalier.runtime.prepack.gain", lambda _: gains.pop(0))
+    for own, everywhere, prefer, names in [
+        (1.5, 2.0, "time", ["0.0", "0.2"]),
+        (1.5, 1.6, "time", ["0.0"]),
+        (0.5, 1.2, "time", ["0.0", "0.2"]),
+        (0.5, 1.05, "time", []),
+        (1.5, 2.0, "memory", ["0.0"]),
+    ]:
+        gains[:] = [own, everywhere]
+        model = nn.Sequential(images_network(nn.ReLU()), nn.Flatten(), nn.Linear(16, 200))
+        espalier.prune(model, {"2": 0.1, "0.2": 0.1})
+        with torch.no_grad():
+            before = model(IMAGES)
+        report = espalier.accelerate(model, IMAGES, batches=[1], prefer=prefer)
+        assert sorted(row.name for row in report.prepacked) == names
+        packed = [name for name in ("0.2", "2") if name not in names]
+        assert [row.name for row in report.layers] == packed
+        everything = [*names, *packed, *(skipped.name for skipped in report.skipped)]
+        assert sorted(everything) == ["0.0", "0.2", "2"]
+        with torch.no_grad():
+            torch.testing.assert_close(model(IMAGES), before, rtol=1e-5, atol=1e-5)
+
+
+def test_convolutions_that_cannot_be_laid_out_stay(clock):
+    clock[PREPACKED] = 2.0
+    convolutions = [
+        nn.Conv2d(3, 3, 3, padding="same"),
+        nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(3, 3, 1),
+        nn.Conv2d(3, 3, 1),
+        nn.Conv2d(3, 3, 1),
+        nn.Conv2d(3, 3, 1),
+    ]
+    convolutions[2].weight = convolutions[3].weight  # tied
+    convolutions[4].register_forward_hook(lambda *_: None)
+    model = nn.Sequential(*convolutions).eval()
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert [row.name for row in report.prepacked] == ["5"]
+    double = images_network(nn.ReLU()).double()
+    assert not espalier.accelerate(double, IMAGES.double(), batches=[1]).prepacked
+
+
+def test_a_build_without_onednn_leaves_convolutions_alone(clock, monkeypatch):
+    clock[PREPACKED] = 2.0
+
+    def missing(*_):
+        raise RuntimeError("mkldnn is not there")
+
+    monkeypatch.setattr("espalier.runtime.dense_convolution.PrepackedConv._ordered", missing)
+    assert not espalier.accelerate(images_network(nn.ReLU()), IMAGES, batches=[1]).prepacked
+
+
+def test_what_a_prepacked_layer_refuses(clock):
+    clock[PREPACKED] = 2.0
+    model = images_network(nn.ReLU())
+    espalier.accelerate(model, IMAGES, batches=[1])
+    with torch.no_grad():
+        with pytest.raises(InvalidArgument, match=r"shape \(1, 2, 8, 8\) for a convolution of 3"):
+            model(IMAGES[:1, :2])
+        with pytest.raises(InvalidArgument, match=r"on the CPU in torch\.float32"):
+            model(IMAGES.double())
+    with pytest.raises(InvalidArgument, match="weights laid out for oneDNN, for inference only"):
+        model(IMAGES.clone().requires_grad_())
+    with pytest.raises(InvalidArgument, match="into which none can be loaded"):
+        model.load_state_dict(model.state_dict())
+
+
+def test_sparse_and_dense_layers_together(clock):
+    """The graph is read though some of its layers are packed already."""
+    clock[PREPACKED] = 2.0
+    model = nn.Sequential(images_network(nn.ReLU()), nn.ReLU(), nn.Flatten(), nn.Linear(16, 200))
+    espalier.prune(model, {"3": 0.1})
+    with torch.no_grad():
+        before = model(IMAGES)
+    report = espalier.accelerate(model, IMAGES, batches=[1])
+    assert [row.name for row in report.layers] == ["3"]
+    assert [(row.name, row.after) for row in report.prepacked] == [
+        ("0.0", "relu"),
+        ("0.2", "relu"),
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), before, rtol=1e-5, atol=1e-5)
+    assert len(report.model) == 1

@@ -1,8 +1,7 @@
-"""``espalier.accelerate``: sparse layers of a network run from their compressed weights."""
+"""``espalier.accelerate``: sparse layers run from their compressed weights, dense ones laid out."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,9 @@ from espalier.runtime.candidates import (
     measured,
     repeated,
 )
-from espalier.runtime.layers import DENSE, PACKED, PackedLayer
+from espalier.runtime.inference_layer import DENSE, InferenceLayer
+from espalier.runtime.layers import PACKED
+from espalier.runtime.prepack import Laid, lay_out, twin
 from espalier.runtime.report import ModelTime, PackedRow, RuntimeReport
 from espalier.targets import Skipped, unwrap
 from espalier.timing import Clock, compare
@@ -40,8 +41,11 @@ def accelerate(
     batches: Sequence[int] = (1, 32),
     prefer: str = "time",
     expand: bool = False,
+    prepack: bool = True,
 ) -> RuntimeReport:
     """Let sparse layers compute from their nonzeros and codes, wherever that is faster.
+
+    And dense ones from weights that were laid out once.
 
     A linear layer or a convolution whose weight has zeros, by a mask or a codebook of Espalier's or
     as plain values, is replaced by one that holds a word of 16 or 32 bits for each nonzero, its
@@ -49,6 +53,11 @@ def accelerate(
     PyTorch has. Each is timed in turn with the dense layer, at each batch size; where that is
     faster, the dense weight stays beside, and computes. At last the whole network is timed; where
     it became slower at a batch size, layers go back to dense, at that size or for good.
+
+    Of the convolutions that stay dense, those of images in float32 hold their weights in the order
+    in which oneDNN reads them, which PyTorch otherwise brings about at each call, and compute the
+    activation behind them along, if that makes the whole network faster. So also in one without
+    zeros. Images come out of them with their channels innermost in memory.
 
     The results are those of the dense network but for the order of additions. For inference on the
     CPU: the network is in evaluation mode afterwards, and its new layers have no parameters.
@@ -68,6 +77,8 @@ def accelerate(
     expand : bool
         Whether linear layers may take more memory than packed: their weights expanded once into
         ``torch.sparse_csr`` are tried too.
+    prepack : bool
+        Whether dense convolutions may be laid out anew.
 
     Returns
     -------
@@ -109,19 +120,29 @@ def accelerate(
     )
     model.eval()
     finalize(model)
-    dense_bytes = _bytes(model)
+    before, dense_bytes = twin(model), _bytes(model)
     for candidate in candidates:
         weight = candidate.layer.weight
         assert isinstance(weight, Tensor)
         candidate.made.forms[DENSE] = weight.detach()
         candidate.settle([measured(candidate, n, prefer, expand) for n in batches])
-    chosen, times = _replaced(model, candidates, inputs, batches, prefer)
+    chosen, times = _replaced(model, before, candidates, inputs, batches, prefer)
+    laid = Laid()
+    if prepack:
+        sparse = {candidate.names: candidate.layer for candidate in chosen}
+        laid = lay_out(model, sparse, inputs, batches, shapes, prefer)
+        chosen = [candidate for candidate in chosen if candidate.names not in laid.layers]
+    if laid.layers:
+        times = _times(before, model, inputs, batches)
     skipped += [_slower(candidate) for candidate in candidates if candidate not in chosen]
     for candidate in chosen:
         candidate.made.drop_unused()
+    rows = laid.rows()
     return RuntimeReport(
         layers=tuple(_row(candidate) for candidate in chosen),
-        skipped=tuple(skipped),
+        skipped=tuple(s for s in skipped if s.name not in {row.name for row in rows}),
+        prepacked=rows,
+        forms=laid.forms,
         model=times,
         dense_bytes=dense_bytes,
         weight_bytes=_bytes(model),
@@ -161,19 +182,19 @@ def _put(model: nn.Module, names: Iterable[str], module: nn.Module) -> None:
 
 def _replaced(
     model: nn.Module,
+    before: nn.Module,
     candidates: list[Candidate],
     inputs: tuple[Any, ...],
     batches: Sequence[int],
     prefer: str,
 ) -> tuple[list[Candidate], tuple[ModelTime, ...]]:
     """Put the new layers in place, but for those that make the network slower."""
-    before = _twin(model)
     chosen = [candidate for candidate in candidates if not candidate.all_dense]
     while chosen:
         for candidate in chosen:
             _put(model, candidate.names, candidate.made)
         try:
-            times = tuple(_timed(before, model, repeated(inputs, n), n) for n in batches)
+            times = _times(before, model, inputs, batches)
         except Exception as error:
             _put_back(model, chosen)
             raise InvalidArgument(
@@ -209,10 +230,10 @@ def _put_back(model: nn.Module, candidates: Iterable[Candidate]) -> None:
         _put(model, candidate.names, candidate.layer)
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """The same modules anew, over the same tensors."""
-    held = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+def _times(
+    before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], batches: Sequence[int]
+) -> tuple[ModelTime, ...]:
+    return tuple(_timed(before, after, repeated(inputs, n), n) for n in batches)
 
 
 def _timed(before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], batch: int) -> ModelTime:
@@ -231,7 +252,7 @@ def _bytes(model: nn.Module) -> int:
     """Of all parameters, buffers and packed weights in memory; what is shared counts once."""
     tensors = {id(x): x.nbytes for x in (*model.parameters(), *model.buffers())}
     for layer in model.modules():
-        if isinstance(layer, PackedLayer):
+        if isinstance(layer, InferenceLayer):
             tensors |= layer.held()
             if layer.bias is not None:
                 tensors[id(layer.bias)] = layer.bias.nbytes
@@ -245,7 +266,7 @@ def _row(candidate: Candidate) -> PackedRow:
         shape=tuple(made.shape),
         density=matrix.nonzeros / max(1, made.shape.numel()),
         levels=None if matrix.bits is None else int(matrix.table.size),
-        dense_bytes=made.shape.numel() * made.addend.itemsize,
+        dense_bytes=made.shape.numel() * made.dtype.itemsize,
         weight_bytes=made.weight_bytes,
         choices=candidate.choices,
     )

@@ -15,8 +15,8 @@ from espalier.modes import evaluating
 from espalier.parametrization import current
 from espalier.parametrization.quantized_weight import QuantizedWeight
 from espalier.runtime.convolution import PackedConv
+from espalier.runtime.inference_layer import DENSE
 from espalier.runtime.layers import (
-    DENSE,
     EXPANDED,
     PACKED,
     SKIPPING,

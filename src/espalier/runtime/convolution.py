@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from espalier.errors import InvalidArgument
-from espalier.runtime.layers import DENSE, LARGEST, PACKED, PackedLayer
+from espalier.runtime.inference_layer import DENSE
+from espalier.runtime.layers import LARGEST, PACKED, PackedLayer
 from espalier.runtime.packed import PackedMatrix, padded
 
 _DENSE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

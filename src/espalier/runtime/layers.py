@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espalier.errors import InvalidArgument
+from espalier.runtime.inference_layer import DENSE, InferenceLayer
 from espalier.runtime.packed import PackedMatrix, padded
 
 LARGEST = 2**31 - 1
@@ -22,11 +18,11 @@ LARGEST = 2**31 - 1
 _SHARES = 8
 """Parts of the outputs that threads can take, where each goes through all inputs."""
 
-PACKED, SKIPPING, EXPANDED, DENSE = "packed", "skipping", "expanded", "dense"
+PACKED, SKIPPING, EXPANDED = "packed", "skipping", "expanded"
 
 
-class PackedLayer(nn.Module, ABC):
-    """A layer in place of a dense one, with its weight in one form or several.
+class PackedLayer(InferenceLayer):
+    """A layer in place of a dense one, computing from nonzeros.
 
     Attributes
     ----------
@@ -36,14 +32,9 @@ class PackedLayer(nn.Module, ABC):
         ``"expanded"``, a ``torch.sparse_csr`` tensor; ``"dense"``, the weight as it was.
     scales : Tensor or None
         One for each output, with which the packed numbers are multiplied: of fixed point.
-    choice : mapping of int to str
-        Positions of an input, and the form that computes with so many; the nearest counts.
-
-    Notes
-    -----
-    None of this is a parameter or a buffer, since it takes part in no training and moves to no
-    other device. ``state_dict`` holds the dense ``weight`` and ``bias``, as the dense layer's does.
     """
+
+    weights = "compressed weights"
 
     def __init__(
         self,
@@ -52,18 +43,14 @@ class PackedLayer(nn.Module, ABC):
         bias: Tensor | None,
         scales: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, bias, torch.from_numpy(matrix.table).dtype)
         self.scales = scales
-        self.forms: dict[str, Any] = {PACKED: matrix}
-        self.shape = shape
-        self.bias = None if bias is None else bias.detach()
-        dtype = torch.from_numpy(matrix.table).dtype
-        zeros = torch.zeros(matrix.shape[0], dtype=dtype)
+        self.forms[PACKED] = matrix
+        zeros = torch.zeros(matrix.shape[0], dtype=self.dtype)
         # What the kernels begin with; behind a scale, the bias comes last.
         at_once = self.bias is not None and scales is None
         self.addend = self.bias.contiguous() if self.bias is not None and at_once else zeros
-        self.choice: Mapping[int, str] = {1: PACKED}
-        self.training = False
+        self.choice = {1: PACKED}
 
     @property
     def weight(self) -> Tensor:
@@ -94,67 +81,8 @@ class PackedLayer(nn.Module, ABC):
         return y
 
     def held(self) -> dict[int, int]:
-        """Bytes in memory of each form of the weight, by its identity."""
-        parts = [*self.forms.values(), *([] if self.scales is None else [self.scales])]
-        return {id(part): _nbytes(part) for part in parts}
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes in memory of the weight, in all forms that are held."""
-        return sum(self.held().values())
-
-    def drop_unused(self) -> None:
-        """Let go of the forms that no batch size asks for."""
-        self.forms = {form: self.forms[form] for form in dict.fromkeys(self.choice.values())}
-
-    @abstractmethod
-    def positions(self, x: Tensor) -> int:
-        """How many times the weight meets a column of ``x``: its samples, or its places."""
-
-    @abstractmethod
-    def compute(self, x: Tensor, form: str) -> Tensor:
-        """The layer's output by one form of its weight."""
-
-    def form(self, positions: int) -> str:
-        """The form that was measured nearest to so many positions, by ratio."""
-        found = self.choice.get(positions)
-        if found is not None:
-            return found
-        near = min(self.choice, key=lambda n: abs(math.log(max(positions, 1) / n)))
-        return self.choice[near]
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training or (torch.is_grad_enabled() and x.requires_grad):
-            raise InvalidArgument(
-                f"{type(self).__name__} computes from compressed weights, for inference only: call "
-                "model.eval(), and run it under torch.no_grad(); to train, take the model before "
-                "espalier.accelerate"
-            )
-        if x.device.type != "cpu" or x.dtype != self.addend.dtype:
-            raise InvalidArgument(
-                f"{type(self).__name__} computes on the CPU in {self.addend.dtype}; the input is "
-                f"on {x.device.type}, in {x.dtype}"
-            )
-        return self.compute(x.detach(), self.form(self.positions(x)))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLayer:
-        """A layer with the same weights: nothing writes to them."""
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy({**vars(self), "forms": None}, memo))
-        twin.forms = dict(self.forms)
-        return twin
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.weight
-        if self.bias is not None:
-            destination[prefix + "bias"] = self.bias
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise InvalidArgument(
-            f"{type(self).__name__} holds compressed weights, into which none can be loaded: load "
-            "them before espalier.accelerate"
-        )
+        found = {id(part): _nbytes(part) for part in self.forms.values()}
+        return found if self.scales is None else found | {id(self.scales): self.scales.nbytes}
 
 
 class PackedLinear(PackedLayer):

@@ -63,6 +63,39 @@ class PackedRow:
 
 
 @dataclass(frozen=True)
+class PrepackedRow:
+    """A dense convolution whose weight lies in the order in which oneDNN reads it.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Of its weight.
+    after : str
+        The activation that is computed along with it, by oneDNN's name; empty if none is.
+    weight_bytes : int
+        Of the weight in memory, in the form or forms that are held now.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    after: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class BatchForm:
+    """The form of all these at one batch size, and how many times as fast the network was by it.
+
+    ``form`` is ``"prepacked"``, or ``"dense"``: as they were.
+    """
+
+    batch: int
+    form: str
+    gain: float
+
+
+@dataclass(frozen=True)
 class ModelTime:
     """The whole network at one batch size: as it was, as it is now, and the ratio of the two.
 
@@ -87,7 +120,12 @@ class RuntimeReport:
         Those that compute from another form than the dense one at some batch size.
     skipped : tuple of Skipped
         The others, each with the reason.
+    prepacked : tuple of PrepackedRow
+        Dense convolutions that were laid out once.
+    forms : tuple of BatchForm
+        How these compute, at each batch size; empty if there are none.
     model : tuple of ModelTime
+        Empty where nothing was changed.
     dense_bytes, weight_bytes : int
         Of all parameters and buffers of the network in memory, before and now.
     threads : int
@@ -95,6 +133,8 @@ class RuntimeReport:
 
     layers: tuple[PackedRow, ...]
     skipped: tuple[Skipped, ...]
+    prepacked: tuple[PrepackedRow, ...]
+    forms: tuple[BatchForm, ...]
     model: tuple[ModelTime, ...]
     dense_bytes: int
     weight_bytes: int

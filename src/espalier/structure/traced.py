@@ -138,6 +138,15 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.all_input_nodes if (n.op, n.target) != ("get_attr", _TRAINING)]
 
 
+class _Tracer(fx.Tracer):
+    """Also takes for one step the layers of Espalier's that say so by ``fx_leaf``."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return bool(getattr(m, "fx_leaf", False)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
 def trace(model: nn.Module) -> fx.Graph:
     """The graph of ``model``, for training and evaluation alike.
 
@@ -147,9 +156,9 @@ def trace(model: nn.Module) -> fx.Graph:
     """
     try:
         with in_mode(model, training=True):
-            graph = fx.Tracer().trace(model)
+            graph = _Tracer().trace(model)
         with evaluating(model):
-            evaluated = fx.Tracer().trace(model)
+            evaluated = _Tracer().trace(model)
     except Exception as error:
         what = first_line(error)
         raise InvalidArgument(f"the model cannot be traced by torch.fx: {what}") from error

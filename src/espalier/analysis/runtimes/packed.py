@@ -1,4 +1,4 @@
-"""Sparse layers from their compressed weights: :func:`espalier.accelerate`."""
+"""Weights packed or laid out for inference: :func:`espalier.accelerate`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from espalier.runtime import accelerate
 @RUNTIMES.register("packed")
 @dataclass(frozen=True)
 class Packed(Runtime):
-    """A copy of the model whose sparse layers run from nonzeros and codes, where that is faster."""
+    """A copy of the model that runs from nonzeros and codes, and dense weights laid out once."""
 
     def prepare(self, model: nn.Module, inputs: Sequence[Any]) -> Call:
         model = deepcopy(model)
