@@ -11,6 +11,7 @@ import espalier
 from espalier.errors import InvalidArgument
 from espalier.recipe import run_recipe
 from espalier.recipe.schema import parse_recipe
+from espalier.recipe.teachers import cast_once
 from espalier.samples import Samples
 from espalier.training import Ensemble, train
 from espalier.training.distillation import distillation_loss, feature_loss
@@ -230,9 +231,16 @@ def normed() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), *network()[1:])
 
 
-@pytest.mark.parametrize(("features", "folded"), [("", True), (', features: ["0"]', False)])
+@pytest.mark.parametrize(
+    ("options", "folded", "dtype"),
+    [
+        ("", True, torch.float32),
+        (', features: ["0"]', False, torch.float32),
+        (", precision: bfloat16", True, torch.bfloat16),
+    ],
+)
 def test_a_teacher_s_batch_norms_are_folded_unless_layers_teach(
-    tmp_path, teachers, features, folded
+    tmp_path, teachers, options, folded, dtype
 ):
     recipe = f"""
 model: tests.unit.test_distillation:normed
@@ -241,7 +249,7 @@ holdout: 16
 stages:
   - train: {{epochs: 1, batch_size: 16}}
   - save: {{path: dense.esp}}
-  - retrain: {{epochs: 1, batch_size: 16, distill: 0.5{features}}}
+  - retrain: {{epochs: 1, batch_size: 16, distill: 0.5{options}}}
 """
     run_recipe(parse_recipe(recipe, "x"), tmp_path / "run")
     (teacher,) = teachers
@@ -249,7 +257,22 @@ stages:
     plain = normed()
     espalier.load(tmp_path / "run" / "dense.esp", plain)
     x = samples()[1].x
-    assert torch.allclose(teacher.eval()(x), plain.eval()(x), atol=1e-5)
+    assert teacher[0].weight.dtype == dtype
+    found, want = teacher.eval()(x.to(dtype)).float(), plain.eval()(x)
+    assert torch.allclose(found, want, atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_a_teacher_that_is_cast_once_says_what_autocast_makes_it_say():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    cast = cast_once(copy.deepcopy(plain))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cast(x), plain(x))
+    assert cast[0].weight.dtype == torch.bfloat16
+    assert cast[1].weight.dtype == torch.float32
 
 
 def test_a_run_with_teachers_resumes_to_the_same_bits(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from espalier.errors import InvalidArgument
 from espalier.parametrization import finalize
@@ -80,6 +81,14 @@ def teacher_of(context: Context, options: Train) -> nn.Module:
             with suppress(InvalidArgument):  # one that cannot be traced answers as it is
                 fold_batch_norms(teacher)
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
+
+
+def cast_once(teacher: nn.Module) -> nn.Module:
+    """Hold in bfloat16 what autocast would cast for each batch; the outputs are the same."""
+    for module in teacher.modules():
+        if isinstance(module, nn.Linear | _ConvNd):
+            module.bfloat16()
+    return teacher
 
 
 def drop_teachers(folder: Path) -> None:

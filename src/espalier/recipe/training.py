@@ -10,7 +10,7 @@ from espalier.pruning import Pruner
 from espalier.quantization.share import Refresher
 from espalier.recipe.context import Context, density, samples, steps_per_epoch
 from espalier.recipe.options import GradualPrune, Train
-from espalier.recipe.teachers import teacher_of, train_teachers
+from espalier.recipe.teachers import cast_once, teacher_of, train_teachers
 from espalier.training.loop import Callback, History, train
 from espalier.training.metrics import set_dropout
 from espalier.training.settings import Settings
@@ -30,12 +30,15 @@ def train_stage(
         callbacks.append(Refresher(context.model, options.refresh_every))
     if context.board is not None:
         callbacks.append(context.board.follow(context.model))
+    teacher = teacher_of(context, options) if settings.distill else None
+    if teacher is not None and settings.precision == "bfloat16":
+        cast_once(teacher)
     history = train(
         context.model,
         context.split.train,
         settings,
         held_out=context.split.held_out,
-        teacher=teacher_of(context, options) if settings.distill else None,
+        teacher=teacher,
         callbacks=callbacks,
         checkpoint=checkpoint,
         progress=context.progress,
