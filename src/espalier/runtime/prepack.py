@@ -92,6 +92,8 @@ def lay_out(
         everywhere = _tried(model, instead | dense, inputs, batches, prefer) if instead else Laid()
         if everywhere.gain > _WORTH_ITS_MEMORY * found.gain:
             found = everywhere
+    if not found.layers:
+        return found
     for names, layer in found.layers.items():
         layer.choice = {
             layer.places(shapes[names[0]][form.batch]): form.form for form in found.forms
