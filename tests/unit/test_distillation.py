@@ -171,6 +171,59 @@ def test_a_teacher_is_asked_once_where_nothing_changes(monkeypatch, augment, cal
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("features", [(), ("1",)])
+def test_views_come_again_in_turn_and_their_teacher_is_asked_once(features):
+    """A student at rest sees each batch of an epoch as it was so many epochs before."""
+    torch.manual_seed(0)
+    seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    student, teacher = network(), network()
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0]))
+    how = {"epochs": 5, "batch_size": 16, "distill": 0.5, "augment": "shift-1", "views": 2}
+    train(student, samples()[0], teacher=teacher, features=features, **how)
+    batches = torch.stack(seen["student"]).unflatten(0, (5, 4))
+    assert torch.equal(batches[0], batches[2])
+    assert torch.equal(batches[1], batches[3])
+    assert torch.equal(batches[0], batches[4])
+    assert not torch.equal(batches[0], batches[1])
+    assert len(seen["teacher"]) == (20 if features else 8)
+
+
+def test_views_go_on_where_a_run_was_interrupted(tmp_path):
+    class Interrupt(Exception):
+        """Stands for Ctrl-C."""
+
+    def run(checkpoint=None, stop_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        student, teacher = network(), network()
+
+        def progress(done: int, _total: int, _text: str) -> None:
+            if done == stop_at:
+                raise Interrupt
+
+        how = {"epochs": 5, "batch_size": 16, "distill": 0.5, "augment": "shift-1", "views": 2}
+        where = {"checkpoint": checkpoint, "progress": progress}
+        train(student, samples()[0], teacher=teacher, **where, **how)
+        return student[0].weight
+
+    with pytest.raises(Interrupt):
+        run(tmp_path / "run.pt", stop_at=14)
+    assert torch.equal(run(tmp_path / "run.pt"), run())
+
+
+def test_views_change_nothing_but_what_is_drawn():
+    """As many views as epochs: each epoch draws its own, as without."""
+    results = []
+    for views in (0, 3, 4):
+        torch.manual_seed(0)
+        student, teacher = network(), network()
+        how = {"epochs": 3, "batch_size": 16, "distill": 0.5, "augment": "shift-1"}
+        train(student, samples()[0], teacher=teacher, views=views, **how)
+        results.append(student[0].weight)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
 def test_a_teacher_of_many_classes_is_asked_for_each_batch():
     """What it says would take more than the samples."""
     torch.manual_seed(0)

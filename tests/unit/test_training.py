@@ -132,6 +132,8 @@ def test_the_users_own_loader(tmp_path):
     train(second, loader, epochs=2, held_out=loader)
     assert torch.equal(weights(first), weights(second))
     assert evaluate(first, loader).n == 300
+    with pytest.raises(InvalidArgument, match="views are of Samples"):
+        train(first, loader, epochs=2, augment="flip", views=2)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,8 @@ def test_the_users_own_loader(tmp_path):
         ({"optimizer": "magic"}, "optimizer must be one of adam, sgd"),
         ({"augment": "blur"}, "no augmentation is called 'blur'"),
         ({"average": 1.0}, "average must lie"),
+        ({"views": -1, "augment": "flip"}, "views must be at least 0, not -1"),
+        ({"views": 4}, "views are drawn by augment: set it too"),
         ({"batch_size": 1000}, "300 samples do not fill a batch of 1000"),
     ],
 )

@@ -180,6 +180,9 @@ class _Run:
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.taught: Tensor | None = None
+        self.views: dict[tuple[int, int], Tensor] = {}
+        if settings.views and not whole:
+            raise InvalidArgument("views are of Samples: a DataLoader draws as it likes")
         self.device = next(model.parameters()).device
 
     def _distiller(self, teacher: nn.Module) -> Distiller:
@@ -195,7 +198,6 @@ class _Run:
         )
 
     def _objective(self, x: Tensor, y: Tensor, taught: Tensor | None) -> Tensor:
-        x = self._laid_out(x)
         with self._precision():
             outputs = at_least_float32(self.model(x))
             if self.distiller is None:
@@ -234,6 +236,15 @@ class _Run:
             rest = [self.distiller.teach(self._laid_out(part)) for part in x[size:].split(size)]
         return torch.cat([first, *rest])
 
+    def _teach_view(self, view: int, i: int, x: Tensor) -> Tensor | None:
+        """The teacher's outputs on a batch that comes again when its view does."""
+        if self.distiller is None or self.settings.features:
+            return None
+        if (view, i) not in self.views:
+            with self._precision():
+                self.views[view, i] = self.distiller.teach(x)
+        return self.views[view, i]
+
     def fit(self) -> History:
         start = self._resume()
         if start < self.settings.epochs:
@@ -255,10 +266,14 @@ class _Run:
 
     def _epoch(self, epoch: int) -> None:
         torch.manual_seed(self.settings.seed * 1_000_003 + epoch)  # dropout
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        view = epoch % self.settings.views if self.settings.views else epoch
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + view)
         self.model.train()
         total = 0.0
         for i, (x, y, taught) in enumerate(self._batches(generator)):
+            x = self._laid_out(x)
+            if self.settings.views:
+                taught = self._teach_view(view, i, x)
             step = epoch * self.steps_per_epoch + i
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step) * group.get("scale", 1.0)

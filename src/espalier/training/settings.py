@@ -28,6 +28,10 @@ class Settings:
         Learning rate over the whole run; cosine falls to zero.
     augment : str, optional
         ``"shift"``, ``"shift-1"``, ``"flip"``, ``"shift-flip"``, ``"affine"``.
+    views : int
+        With ``augment``: draw so many versions of the training set, one an epoch, and then go
+        through them again in turn, batch for batch. A teacher is then asked but once for each. 0:
+        every epoch draws its own.
     label_smoothing : float
     average : float
         Decay of an exponential moving average of the parameters, evaluated and kept in their place;
@@ -64,6 +68,7 @@ class Settings:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     augment: str | None = None
+    views: int = 0
     label_smoothing: float = 0.0
     average: float = 0.0
     choose: str = "best"
@@ -81,6 +86,10 @@ class Settings:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.views < 0:
+            raise InvalidArgument(f"views must be at least 0, not {self.views}")
+        if self.views and self.augment is None:
+            raise InvalidArgument("views are drawn by augment: set it too")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InvalidArgument(f"lr must be positive, not {self.lr}")
         if not 0 <= self.average < 1:
