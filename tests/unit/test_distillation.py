@@ -171,6 +171,22 @@ def test_a_teacher_is_asked_once_where_nothing_changes(monkeypatch, augment, cal
     assert torch.equal(*results)
 
 
+def test_a_teacher_alone_says_what_mixed_samples_are():
+    """Labels are not asked for, and the teacher sees what the student sees."""
+    torch.manual_seed(0)
+    seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    student, teacher = network(), network()
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0]))
+    data = samples()[0]
+    data = Samples(data.x, torch.full((len(data),), 99))  # no class
+    train(student, data, epochs=1, batch_size=16, distill=1, mix="mixup", teacher=teacher)
+    assert len(seen["teacher"]) == 4
+    assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
+    drawn = [any(torch.equal(x, row) for row in data.x) for x in seen["student"][0]]
+    assert 0 < sum(drawn) < 16
+
+
 @pytest.mark.parametrize("features", [(), ("1",)])
 def test_views_come_again_in_turn_and_their_teacher_is_asked_once(features):
     """A student at rest sees each batch of an epoch as it was so many epochs before."""

@@ -6,13 +6,14 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import espalier
 from espalier.errors import CorruptFile, InvalidArgument
 from espalier.samples import Samples
 from espalier.training import Settings, evaluate, set_dropout, train
-from espalier.training.augment import AUGMENTATIONS, affine, flip
+from espalier.training.augment import AUGMENTATIONS, MIXES, Mixed, affine, cutmix, flip, mixup
 
 
 def samples(n: int = 300, seed: int = 0) -> Samples:
@@ -145,7 +146,8 @@ def test_the_users_own_loader(tmp_path):
         ({"augment": "blur"}, "no augmentation is called 'blur'"),
         ({"average": 1.0}, "average must lie"),
         ({"views": -1, "augment": "flip"}, "views must be at least 0, not -1"),
-        ({"views": 4}, "views are drawn by augment: set it too"),
+        ({"views": 4}, "views are drawn by augment or mix: set one"),
+        ({"mix": "paint"}, "mix must be one of None, mixup, cutmix, not 'paint'"),
         ({"batch_size": 1000}, "300 samples do not fill a batch of 1000"),
     ],
 )
@@ -214,6 +216,65 @@ def test_each_part_of_affine_moves_a_dot_no_further_than_it_says(option, most):
     dy, dx = ((moved[:, 0] * at).sum((1, 2)) / mass for at in (rows - 14, columns - 14))
     assert moved.min() == 0  # the background is the image's minimum
     assert 0.2 < torch.maximum(dy.abs(), dx.abs()).max() <= most
+
+
+def test_mixup_by_hand():
+    x = torch.arange(200.0)[:, None].expand(200, 6)
+    mixed = mixup(x, torch.Generator().manual_seed(0))
+    share = mixed.share[:, None]
+    torch.testing.assert_close(mixed.x, share * x + (1 - share) * x[mixed.partners])
+    assert 70 < (mixed.share == 1).sum() < 130
+    assert mixed.share.min() >= 0
+
+
+def test_cutmix_by_hand():
+    x = torch.arange(1.0, 201)[:, None, None, None].expand(200, 2, 10, 8)
+    mixed = cutmix(x, torch.Generator().manual_seed(0))
+    other = mixed.x != x
+    assert torch.equal(mixed.x, torch.where(other, x[mixed.partners], x))
+    alone = mixed.partners != torch.arange(200)
+    own = 1 - other.float().mean((1, 2, 3))
+    torch.testing.assert_close(own[alone], mixed.share[alone])
+    assert torch.equal(other[:, 0], other[:, 1])
+    for box in other[:, 0][(own < 1)]:  # one box: rows and columns, and all of what they cross
+        assert torch.equal(box, box.any(1)[:, None] & box.any(0)[None, :])
+    area = 1 - mixed.share
+    assert 70 < (area == 0).sum() < 130
+    assert area.max() > 0.6
+
+
+def test_targets_of_what_is_mixed_are_probabilities():
+    mixed = Mixed(torch.zeros(3, 1), torch.tensor([1, 0, 2]), torch.tensor([0.75, 1.0, 0.5]))
+    expected = torch.tensor([[0.75, 0.0, 0.25], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    assert torch.equal(mixed.targets(torch.tensor([0, 2, 0]), 3), expected)
+    with pytest.raises(InvalidArgument, match=r"mixes labels, .* float32 of the shape \(3, 2\)"):
+        mixed.targets(torch.zeros(3, 2), 3)
+
+
+def test_a_network_learns_from_mixed_samples():
+    targets, data = [], samples()
+    for mix in (None, "mixup"):
+        model = network()
+
+        def loss(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            targets.append(y)
+            return functional.cross_entropy(outputs, y)
+
+        train(model, data, loss=loss, epochs=8, lr=0.01, batch_size=32, mix=mix)
+        assert evaluate(model, data).error < 20
+    assert targets[0].shape == (32,)
+    assert targets[-1].shape == (32, 3)
+    torch.testing.assert_close(targets[-1].sum(1), torch.ones(32))
+    with pytest.raises(InvalidArgument, match="cutmix is for images"):
+        train(network(), data, mix="cutmix")
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_mixes_depend_on_the_generator_alone(name):
+    x = torch.randn(8, 3, 8, 8)
+    first, second = (MIXES[name](x, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first.x.shape == x.shape
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -51,8 +51,10 @@ class Train(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     augment: Literal["shift", "shift-1", "flip", "shift-flip", "affine"] | None = None
+    mix: Literal["mixup", "cutmix"] | None = None
+    """Half of the samples are mixed with others of their batch, and learn both labels."""
     views: Annotated[int, Field(ge=0)] = 0
-    """With ``augment``: so many versions of the training set, drawn once, take turns."""
+    """With ``augment`` or ``mix``: so many versions of the training set, drawn once, take turns."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     choose: Literal["best", "last"] = "best"
@@ -78,8 +80,8 @@ class Train(Strict):
     def _taught(self) -> Train:
         if self.features and not self.distill:
             raise ValueError("features are learnt from a teacher: set distill too")
-        if self.views and self.augment is None:
-            raise ValueError("views are drawn by augment: set it too")
+        if self.views and self.augment is None and self.mix is None:
+            raise ValueError("views are drawn by augment or mix: set one of them too")
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,3 +94,82 @@ def augmentation(name: str | None) -> Augment | None:
         known = ", ".join(AUGMENTATIONS)
         raise InvalidArgument(f"no augmentation is called {name!r}; known are {known}")
     return AUGMENTATIONS[name]
+
+
+MIXED = 0.5
+"""The share of the samples of a batch that are mixed; the others stay as they are."""
+
+
+class Mixed(NamedTuple):
+    """A batch whose samples are made of two, and what of."""
+
+    x: Tensor
+    partners: Tensor
+    """(N,) int64: the sample in the batch that the rest of each one is from."""
+    share: Tensor
+    """(N,) float32: how much of it is its own, in [0, 1]."""
+
+    def targets(self, y: Tensor, classes: int) -> Tensor:
+        """Probabilities (N, classes) in place of the labels ``y``, (N,) int64.
+
+        Raises
+        ------
+        InvalidArgument
+            The targets are not labels.
+        """
+        if y.dim() != 1 or y.is_floating_point():
+            found = f"{str(y.dtype).removeprefix('torch.')} of the shape {tuple(y.shape)}"
+            raise InvalidArgument(f"mix mixes labels, int64 (N,), not targets that are {found}")
+        own, other = (functional.one_hot(labels, classes) for labels in (y, y[self.partners]))
+        share = self.share[:, None].to(y.device)
+        return share * own + (1 - share) * other
+
+
+Mix = Callable[[Tensor, torch.Generator], Mixed]
+
+
+def mixup(x: Tensor, generator: torch.Generator) -> Mixed:
+    """s x + (1 - s) x[partner] for half of the samples, s uniform in (0, 1).
+
+    Zhang et al. 2018 (arXiv 1710.09412), with alpha = 1. ``x``: (N, ...).
+    """
+    partners, share = _drawn(len(x), generator)
+    parts = share.view(-1, *[1] * (x.dim() - 1)).to(x)
+    return Mixed(torch.lerp(x[partners], x, parts), partners, share)
+
+
+def cutmix(x: Tensor, generator: torch.Generator) -> Mixed:
+    """Half of the images have a box from another one in them, of 0 to 1 of the area.
+
+    Yun et al. 2019 (arXiv 1905.04899), with alpha = 1; where the box reaches beyond the image, its
+    share is what of it lies within. ``x``: (N, C, H, W).
+
+    Raises
+    ------
+    InvalidArgument
+        The samples are not images.
+    """
+    if x.dim() != 4:
+        raise InvalidArgument(f"cutmix is for images (N, C, H, W), not for {tuple(x.shape)}")
+    partners, share = _drawn(len(x), generator)
+    side = (1 - share).sqrt() / 2
+    inside = torch.ones(len(x), 1, 1, 1, dtype=torch.bool)
+    for dim in (2, 3):
+        size = x.shape[dim]
+        middle = torch.rand(len(x), generator=generator)
+        low, high = (((middle + sign * side) * size).round() for sign in (-1, 1))
+        at = torch.arange(size)
+        within = (at >= low[:, None]) & (at < high[:, None])
+        inside = inside & within.view(-1, 1, *((size, 1) if dim == 2 else (1, size)))
+    own = 1 - inside.float().mean((1, 2, 3))
+    return Mixed(torch.where(inside.to(x.device), x[partners], x), partners, own)
+
+
+def _drawn(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Partners, and how much of each sample is to be its own."""
+    partners = torch.randperm(n, generator=generator)
+    share, mixed = torch.rand(2, n, generator=generator)
+    return partners, torch.where(mixed < MIXED, share, torch.ones(()))
+
+
+MIXES: dict[str, Mix] = {"mixup": mixup, "cutmix": cutmix}

@@ -22,7 +22,7 @@ from espalier.errors import InvalidArgument
 from espalier.progress import Progress, reporting
 from espalier.samples import Data, Samples
 from espalier.structure.merge import parameter_groups
-from espalier.training.augment import augmentation
+from espalier.training.augment import MIXES, Mixed, augmentation
 from espalier.training.checkpoint import load_checkpoint, save_checkpoint
 from espalier.training.distillation import Distiller, at_least_float32
 from espalier.training.metrics import evaluate
@@ -168,6 +168,7 @@ class _Run:
         self.loss = loss or partial(functional.cross_entropy, label_smoothing=smoothing)
         self.distiller = None if teacher is None else self._distiller(teacher)
         self.augment = augmentation(settings.augment)
+        self.mix = MIXES[settings.mix] if settings.mix else None
         if isinstance(data, Samples) and len(data) < settings.batch_size:
             raise InvalidArgument(
                 f"{len(data)} samples do not fill a batch of {settings.batch_size}"
@@ -197,9 +198,13 @@ class _Run:
             loss=self.loss,
         )
 
-    def _objective(self, x: Tensor, y: Tensor, taught: Tensor | None) -> Tensor:
+    def _objective(
+        self, x: Tensor, y: Tensor, taught: Tensor | None, mixed: Mixed | None
+    ) -> Tensor:
         with self._precision():
             outputs = at_least_float32(self.model(x))
+            if mixed is not None and self.settings.distill < 1:
+                y = mixed.targets(y, outputs.shape[1])
             if self.distiller is None:
                 loss = self.loss(outputs, y)
             else:
@@ -224,7 +229,7 @@ class _Run:
 
         No more than the samples themselves take: else it is asked for each batch.
         """
-        if self.distiller is None or self.settings.features or self.augment:
+        if self.distiller is None or self.settings.features or self.augment or self.mix:
             return None
         if not isinstance(self.data, Samples):
             return None
@@ -271,14 +276,15 @@ class _Run:
         self.model.train()
         total = 0.0
         for i, (x, y, taught) in enumerate(self._batches(generator)):
-            x = self._laid_out(x)
+            mixed = self.mix(x, generator) if self.mix else None
+            x = self._laid_out(mixed.x if mixed else x)
             if self.settings.views:
                 taught = self._teach_view(view, i, x)
             step = epoch * self.steps_per_epoch + i
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step) * group.get("scale", 1.0)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._objective(x, y.to(self.device), taught)
+            loss = self._objective(x, y.to(self.device), taught, mixed)
             value = loss.item()
             if not math.isfinite(value):
                 raise InvalidArgument(f"the loss is {value} in epoch {epoch}, step {i}: lower lr")

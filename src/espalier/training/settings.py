@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from espalier.errors import InvalidArgument
-from espalier.training.augment import augmentation
+from espalier.training.augment import MIXES, augmentation
 from espalier.training.distillation import Features
 
 
@@ -28,10 +28,15 @@ class Settings:
         Learning rate over the whole run; cosine falls to zero.
     augment : str, optional
         ``"shift"``, ``"shift-1"``, ``"flip"``, ``"shift-flip"``, ``"affine"``.
+    mix : {"mixup", "cutmix"}, optional
+        Half of the samples are mixed with others of their batch, after ``augment``, and learn both
+        labels, each as much as there is of it; of images, a box (``"cutmix"``), else weighted sums.
+        A ``loss`` of your own gets probabilities (N, classes) for targets then. A teacher says what
+        it sees: with ``distill=1`` labels are not asked for.
     views : int
-        With ``augment``: draw so many versions of the training set, one an epoch, and then go
-        through them again in turn, batch for batch. A teacher is then asked but once for each. 0:
-        every epoch draws its own.
+        With ``augment`` or ``mix``: draw so many versions of the training set, one an epoch, and
+        then go through them again in turn, batch for batch. A teacher is then asked but once for
+        each. 0: every epoch draws its own.
     label_smoothing : float
     average : float
         Decay of an exponential moving average of the parameters, evaluated and kept in their place;
@@ -68,6 +73,7 @@ class Settings:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     augment: str | None = None
+    mix: str | None = None
     views: int = 0
     label_smoothing: float = 0.0
     average: float = 0.0
@@ -88,8 +94,8 @@ class Settings:
                 raise InvalidArgument(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.views < 0:
             raise InvalidArgument(f"views must be at least 0, not {self.views}")
-        if self.views and self.augment is None:
-            raise InvalidArgument("views are drawn by augment: set it too")
+        if self.views and self.augment is None and self.mix is None:
+            raise InvalidArgument("views are drawn by augment or mix: set one of them too")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InvalidArgument(f"lr must be positive, not {self.lr}")
         if not 0 <= self.average < 1:
@@ -105,9 +111,11 @@ class Settings:
             ("schedule", ("cosine", "constant")),
             ("choose", ("best", "last")),
             ("precision", ("float32", "bfloat16")),
+            ("mix", (None, *MIXES)),
         ):
             if getattr(self, name) not in known:
                 raise InvalidArgument(
-                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(map(str, known))},"
+                    f" not {getattr(self, name)!r}"
                 )
         augmentation(self.augment)
