@@ -78,7 +78,7 @@ LENETS = (0.3, 1.0, 2.0), 2, (2e-9, 5e-9, 1e-8, 2e-8, 5e-8, 1e-7, 2e-7)
 CURVES = {
     "lenet300": Curve(*LENETS, published=(27_000, 1.58)),
     "lenet5": Curve(*LENETS, published=(44_000, 0.74)),
-    "resnet20": Curve((2 / 3, 1.0, 4 / 3), 4, (5e-8, 1e-7, 2e-7, 5e-7, 1e-6)),
+    "resnet20": Curve((2 / 3, 4 / 3), 4, (5e-8, 1e-7, 2e-7, 5e-7, 1e-6)),
 }
 
 
