@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import espalier
 from espalier.errors import InvalidArgument
@@ -15,6 +16,7 @@ from espalier.parametrization import current
 from espalier.parametrization.rate_aware_weight import RateAwareWeight, soft_round
 from espalier.rate_aware.control import Controller, Ramp
 from espalier.rate_aware.lengths import HEAD, LEAST_SLOPE, CodeLengths, magnitude_lengths
+from espalier.rate_aware.refine import Refiner
 from espalier.targets import Target, find_targets
 from tests.unit.test_parametrization import in_two_processes
 
@@ -431,6 +433,7 @@ def test_a_weight_with_nan_is_named():
 DDP = """
 import sys, torch, torch.distributed as dist, espalier
 from torch import nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 path, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
@@ -501,6 +504,10 @@ def test_refining_never_makes_loss_and_file_worse_together():
     assert rate.finish().file_bytes == refined.file_bytes[1]
 
 
+def told_size(told, at: int) -> int:
+    return int(told[at][2].split()[1].replace(",", ""))
+
+
 def test_refining_brings_the_file_within_the_limit():
     model = network()
     espalier.prune(model, density={"0": 0.5, "2": 0.9})
@@ -511,11 +518,34 @@ def test_refining_brings_the_file_within_the_limit():
     told = []
     refined = rate.refine([data()], limit=limit, progress=lambda *what: told.append(what))
     assert refined.file_bytes[1] <= limit
-    assert all(done < total == 40 for done, total, _ in told)
+    totals = [total for _, total, _ in told]
+    assert all(done < total for done, total, _ in told)
+    assert totals == sorted(totals, key=lambda total: total != 40)
+    assert totals[-1] == told_size(told, totals.index(totals[-1])) - limit
     assert told[0][2] == f"refining, {refined.file_bytes[0]:,} bytes"
     assert (model[0].weight[zeros] == 0).all()
     with pytest.raises(InvalidArgument, match="no batches"):
         rate.refine([])
+    with pytest.raises(InvalidArgument, match=r"limit: 10 bytes are asked for, and \d+ are left"):
+        rate.refine([data()], limit=10)
+
+
+def test_bytes_go_where_the_loss_loses_least():
+    """Beside as many symbols picked by chance, which is what a file within its limit could be."""
+    losses = []
+    for least in (True, False):
+        torch.manual_seed(0)
+        model = network()
+        rate = espalier.RateAware(model, 1e-6, steps=200, every=10)
+        fit(model, rate, 200)
+        search = Refiner(model, rate._grids, rate.measure, [data()], functional.cross_entropy)
+        if not least:
+            search._costs = lambda search=search: [
+                (torch.rand_like(cost), saved, move) for cost, saved, move in Refiner._costs(search)
+            ]
+        search._cut(int(0.85 * rate.measure()))
+        losses.append(search._measure()[0])
+    assert losses[0] < losses[1]
 
 
 def test_fixed_symbols_stay_and_steps_learn():

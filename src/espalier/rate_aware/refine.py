@@ -7,11 +7,17 @@ that save the most are made together, and kept only if
     J = loss + lambda * 8 * bytes of the file
 
 really fell, both measured; otherwise a quarter as many are tried.
+
+A file that is larger than its limit then gives way wherever a bit costs least: symbols move towards
+zero by (max(g d, 0) + h d^2 / 2) / bits saved, for a quarter of what is too much at a time, with
+the gradient taken anew in between. What g promises to gain is not counted: of many moves made
+together it does not come true.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +37,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
 Move = tuple[Tensor, Tensor]
 """Of one tensor: what each weight gains by its best move, and the move: -1, 0 or 1."""
+Cost = tuple[Tensor, Tensor, Tensor]
+"""Of one tensor: what each weight's move to zero costs in loss, saves in bits, and the move."""
 
 SHARE = 0.02
 """Of the nonzero symbols, so many may move in the first round."""
@@ -38,9 +46,10 @@ FEWEST = 4
 """When fewer moves than this do not help together, the search is over."""
 SAMPLES = 1024
 """For the Fisher information."""
-RISE = 1.25
-MOST_RISES = 60
-"""How lambda rises until the file is within its limit, and how often."""
+EXCESS = 0.25
+"""Of the bytes that are too many, so many are to go at a time."""
+AT_ONCE = 64
+"""So many bytes, or fewer, go together."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,31 @@ def largest(moves: Sequence[Move], count: int) -> list[Tensor]:
     return [torch.where(gain >= least, move, torch.zeros_like(move)) for gain, move in moves]
 
 
+def cheapest(costs: Sequence[Cost], bits: float) -> list[Tensor]:
+    """The moves that cost the least for each bit, until they save ``bits``; the others are 0.
+
+    Examples
+    --------
+    >>> cost, saved = torch.tensor([3.0, 1.0, 9.0]), torch.tensor([1.0, 2.0, 3.0])
+    >>> cheapest([(cost, saved, torch.ones(3))], 2.5)[0].tolist()
+    [1.0, 1.0, 0.0]
+    """
+    saved = torch.cat([saves.flatten() for _, saves, _ in costs])
+    each = torch.cat([(cost / saves).flatten() for cost, saves, _ in costs])
+    each = torch.where(saved > 0, each, math.inf)
+    order = each.argsort()[: int((saved > 0).sum())]
+    if not order.numel():
+        return [torch.zeros_like(move) for _, _, move in costs]
+    enough = int((saved[order].cumsum(0) < bits).sum())
+    chosen = torch.zeros_like(saved, dtype=torch.bool)
+    chosen[order[: enough + 1]] = True
+    parts = chosen.split([move.numel() for _, _, move in costs])
+    return [
+        torch.where(part.view_as(move), move, torch.zeros_like(move))
+        for part, (_, _, move) in zip(parts, costs, strict=True)
+    ]
+
+
 class Refiner:
     """The search, on a model whose grids are in training.
 
@@ -135,19 +169,15 @@ class Refiner:
         self.fisher = [found[parameter] for parameter in mine]
 
     def run(self, lam: float, limit: int | None, rounds: int) -> Refined:
-        """Refine at ``lam``, and at higher ones until the file is within ``limit``."""
+        """Refine at ``lam``, then bring the file within ``limit``."""
         before, moved = self._measure(), self._rounds(lam, rounds)
+        if limit is not None:
+            moved += self._cut(limit)
         after = self._measure()
-        for _ in range(MOST_RISES):
-            if limit is None or after[1] <= limit:
-                break
-            lam *= RISE
-            moved += self._rounds(lam, rounds, limit)
-            after = self._measure()
         return Refined((before[0], after[0]), (before[1], after[1]), moved)
 
-    def _rounds(self, lam: float, rounds: int, limit: int = 0) -> int:
-        """Move symbols for as long as J falls and the file is above ``limit``; how many moved."""
+    def _rounds(self, lam: float, rounds: int) -> int:
+        """Move symbols for as long as J falls; how many moved."""
         loss, size = self._measure()
         nonzero = sum(int(grid.symbols().count_nonzero()) for grid in self.grids)
         count, moved = max(FEWEST, int(SHARE * nonzero)), 0
@@ -156,7 +186,7 @@ class Refiner:
                 self.progress(done, rounds, f"refining, {size:,} bytes")
             chosen = largest(self._moves(lam), count)
             number = sum(int(move.count_nonzero()) for move in chosen)
-            if not number or size <= limit:
+            if not number:
                 break
             before = [grid.target.latent.detach().clone() for grid in self.grids]
             for grid, move in zip(self.grids, chosen, strict=True):
@@ -173,6 +203,25 @@ class Refiner:
                 break
         return moved
 
+    def _cut(self, limit: int) -> int:
+        """Move symbols towards zero until the file is within ``limit``; how many moved."""
+        first = size = self.size()
+        moved = 0
+        while size > limit:
+            if self.progress:
+                self.progress(first - size, first - limit, f"refining, {size:,} bytes")
+            excess = size - limit
+            chosen = cheapest(self._costs(), 8 * max(EXCESS * excess, min(excess, AT_ONCE)))
+            number = sum(int(move.count_nonzero()) for move in chosen)
+            if not number:
+                raise InvalidArgument(
+                    f"limit: {limit:,} bytes are asked for, and {size:,} are left without symbols"
+                )
+            for grid, move in zip(self.grids, chosen, strict=True):
+                grid.move(move)
+            moved, size = moved + number, self.size()
+        return moved
+
     def _plain(self) -> tuple[nn.Module, list[nn.Parameter]]:
         """A copy with the weights as they are rounded, and its parameters for the grids."""
         plain = finalize(copy.deepcopy(self.model))
@@ -182,15 +231,19 @@ class Refiner:
             parameter.requires_grad_()
         return plain, mine
 
-    def _moves(self, lam: float) -> list[Move]:
+    def _gradients(self) -> list[Tensor]:
+        """Of the mean loss, in the weights as they are rounded."""
         plain, mine = self._plain()
         gradients = [torch.zeros_like(parameter) for parameter in mine]
         for x, y in self.batches:
             value = self.loss(plain(x), y) * (len(x) / self.samples)
             for total, part in zip(gradients, torch.autograd.grad(value, mine), strict=True):
                 total += part
+        return gradients
+
+    def _moves(self, lam: float) -> list[Move]:
         found: list[Move] = []
-        for grid, gradient, fisher in zip(self.grids, gradients, self.fisher, strict=True):
+        for grid, gradient, fisher in zip(self.grids, self._gradients(), self.fisher, strict=True):
             symbols = grid.symbols()
             grid.lengths.refresh(symbols)
             step, bits = float(grid.held.step.detach()), grid.lengths.each
@@ -198,6 +251,18 @@ class Refiner:
             if grid.held.mask is not None:
                 gain = gain * grid.held.mask
             found.append((gain, move))
+        return found
+
+    def _costs(self) -> list[Cost]:
+        found: list[Cost] = []
+        for grid, gradient, fisher in zip(self.grids, self._gradients(), self.fisher, strict=True):
+            symbols = grid.symbols()
+            grid.lengths.refresh(symbols)
+            step, move = float(grid.held.step.detach()), -symbols.sign()
+            saved = grid.lengths.each(symbols) - grid.lengths.each(symbols + move)
+            d = move * step
+            cost = (gradient * d).clamp_min(0) + 0.5 * fisher * d * d
+            found.append((cost, torch.where(move != 0, saved, 0.0).clamp_min(0), move))
         return found
 
     @torch.no_grad()
