@@ -48,8 +48,8 @@ SAMPLES = 1024
 """For the Fisher information."""
 EXCESS = 0.25
 """Of the bytes that are too many, so many are to go at a time."""
-AT_ONCE = 64
-"""So many bytes, or fewer, go together."""
+LEAST = 1e-3
+"""Of the limit: so many bytes are to go at least."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Refiner:
             if self.progress:
                 self.progress(first - size, first - limit, f"refining, {size:,} bytes")
             excess = size - limit
-            chosen = cheapest(self._costs(), 8 * max(EXCESS * excess, min(excess, AT_ONCE)))
+            chosen = cheapest(self._costs(), 8 * max(EXCESS * excess, LEAST * limit))
             number = sum(int(move.count_nonzero()) for move in chosen)
             if not number:
                 raise InvalidArgument(
