@@ -295,7 +295,7 @@ class RateAware:
         """After training: move symbols by one wherever loss and measured file together fall.
 
         See :mod:`espalier.rate_aware.refine`. Then, where the file is still larger than ``limit``,
-        again with ever higher lambda until it is not.
+        symbols move towards zero where a bit costs the loss least, until it is not.
 
         Parameters
         ----------
@@ -308,14 +308,14 @@ class RateAware:
         limit : int, optional
             Bytes of the whole file; by default the ``target`` that training was led to.
         rounds : int
-            At most so many trials for each lambda.
+            At most so many trials at ``lam``.
         progress : bool or callable, optional
-            As for :func:`espalier.train`; begins anew with each lambda.
+            As for :func:`espalier.train`; begins anew, in bytes, where the file is above ``limit``.
 
         Raises
         ------
         InvalidArgument
-            There are no samples; the limit is below what zeros alone would take.
+            There are no samples; the limit is below what zeros alone take.
         """
         lam = self.lam if lam is None else lam
         if limit is None and isinstance(self.control, Controller):
