@@ -516,8 +516,7 @@ def test_rate_aware_training_resumes_to_the_same_file(tmp_path, interrupted):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("{epochs: 2}", "give either lambda or target"),
-        ("{epochs: 2, lambda: 1e-6, target: 3}", "give either lambda or target"),
+        ("{epochs: 2}", "give lambda or target"),
         ("{epochs: 2, target: 3, refresh_every: 3}", "do not go with grids"),
         ("{epochs: 2, target: 3, rounding: up}", "rounding"),
     ],

@@ -39,6 +39,8 @@ MEASURE = 1.1
 MEASURE_EVERY = 10
 """After the ramp bits hardly change any more, but what a bit comes to in the file still does: there
 every so many looks end in a measurement."""
+FIRST = 1e-6
+"""Where a controller's lambda begins."""
 NEAR_TARGET = 1.05
 """A file larger than the target by no more is left to :meth:`RateAware.refine`."""
 
@@ -70,8 +72,9 @@ class RateAware:
     lam : float, optional
         What a bit may cost, in the unit of the loss; 1e-6 to 1e-5 for small classifiers.
     target : int, optional
-        In place of ``lam``: the size of the whole file in bytes, as ``effort="max"`` writes it. A
-        controller leads lambda there.
+        The size of the whole file in bytes, as ``effort="max"`` writes it. A controller leads
+        lambda there, from ``lam`` or, where none is given, 1e-6; give what an earlier stage ended
+        with, where there is no ramp.
     steps : int
         How many optimizer steps there will be.
     grid : float or mapping
@@ -137,8 +140,8 @@ class RateAware:
         groups: float = 0.0,
         freeze_norms: bool = True,
     ) -> None:
-        if (lam is None) == (target is None):
-            raise InvalidArgument("give either lam or target")
+        if lam is None and target is None:
+            raise InvalidArgument("give lam or target")
         _check_positive(lam=lam, target=target, steps=steps, every=every)
         if not (math.isfinite(groups) and groups >= 0):
             raise InvalidArgument(f"groups must be at least 0, not {groups}")
@@ -153,7 +156,9 @@ class RateAware:
         self.rounding, self.harden, self.groups = rounding, harden, groups
         over = round(ramp * steps)
         self.control: Ramp | Controller = (
-            Ramp(lam, over) if lam is not None else Controller(float(target or 0), over)
+            Ramp(lam or FIRST, over)
+            if target is None
+            else Controller(float(target), over, lam or FIRST)
         )
         self.steps_done, self.bits = 0, 0.0
         self._fixed_bytes, self._scale, self._measured = 0.0, 1.0, 0.0

@@ -218,7 +218,7 @@ class RateAware(Train):
     lam: _Positive | None = Field(None, alias="lambda")
     """What a bit may cost, in nats a sample."""
     target: _Count | None = None
-    """In place of ``lambda``: bytes of the whole file."""
+    """Bytes of the whole file, which lambda is led to, from ``lambda`` or 1e-6."""
     grid: _Grid | dict[str, _Grid | None] = 1.0
     biases: bool = True
     rounding: Literal["straight-through", "noise", "annealed"] = "straight-through"
@@ -238,8 +238,8 @@ class RateAware(Train):
 
     @model_validator(mode="after")
     def _one_of(self) -> RateAware:
-        if (self.lam is None) == (self.target is None):
-            raise ValueError("give either lambda or target")
+        if self.lam is None and self.target is None:
+            raise ValueError("give lambda or target")
         if self.prune is not None or self.refresh_every:
             raise ValueError("prune and refresh_every do not go with grids that are trained")
         if self.remove_dead > self.epochs:
