@@ -5,11 +5,11 @@
 
 runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. ResNet-20 starts from
 the published weights in ``ESPALIER_DATA``, which are trained on first, on the same images; a seed
-takes two hours of a core and more. With ``--curve`` also ``NAME_rate_curve.json``, and the figure of the
-docs from it: the first seed at other sizes, and the same reference quantized without retraining at
-several lambdas; for the LeNets, Deep Compression as in ``repro/results/NAME.json``. Runs are kept
-in ``--runs`` and resumed. Rates, temperatures, steps, augmentation and targets were chosen on the
-5,000 images that the recipes hold out.
+takes two hours of a core and more. With ``--curve`` also ``NAME_rate_curve.json``, and the figure
+of the docs from it: the first seed at other sizes, and the same reference quantized without
+retraining at several lambdas; for the LeNets, Deep Compression as in ``repro/results/NAME.json``.
+Runs are kept in ``--runs`` and resumed. Rates, temperatures, steps, augmentation and targets were
+chosen on the 5,000 images that the recipes hold out.
 
 The curve's other sizes are trained for half of the epochs, ResNet-20's for a quarter, from the same
 reference, which alone teaches.
