@@ -5,14 +5,13 @@
 
 runs the recipes ``NAME_rate`` and writes ``repro/results/NAME_rate.json``. ResNet-20 starts from
 the published weights in ``ESPALIER_DATA``, which are trained on first, on the same images; a seed
-takes two hours of a core and more. With ``--curve`` also ``NAME_rate_curve.json``, and the figure
-of the docs from it: the first seed at other sizes, and the same reference quantized without
-retraining at several lambdas; for the LeNets, Deep Compression as in ``repro/results/NAME.json``.
-Runs are kept in ``--runs`` and resumed. Rates, temperatures, steps, augmentation and targets were
-chosen on the 5,000 images that the recipes hold out.
+takes two hours of a core and more. With ``--curve``, for the LeNets, also ``NAME_rate_curve.json``,
+and the figure of the docs from it: the first seed at other sizes, and the
+same reference quantized without retraining at several lambdas; Deep Compression as in
+``repro/results/NAME.json``. Runs are kept in ``--runs`` and resumed. Rates, temperatures, steps,
+augmentation and targets were chosen on the 5,000 images that the recipes hold out.
 
-The curve's other sizes are trained for half of the epochs, ResNet-20's for a quarter, from the same
-reference, which alone teaches.
+The curve's other sizes are trained for half of the epochs, from the same reference.
 """
 
 from __future__ import annotations
@@ -55,31 +54,12 @@ BARS = {
     "lenet5": Bar(5_000, 0.8),
     "resnet20": Bar(1_084_544 // 30, 1.0, above=True),
 }
-
-
+FACTORS = (0.3, 1.0, 2.0)
+"""Of the recipe's lambda, or inversely of its target, for the points of the curve."""
+PUBLISHED = {"lenet300": (27_000, 1.58), "lenet5": (44_000, 0.74)}
+SHORTER = 2
+LAMBDAS = (2e-9, 5e-9, 1e-8, 2e-8, 5e-8, 1e-7, 2e-7)
 SAMPLES = 2048
-"""That curvature is taken on, without retraining."""
-
-
-class Curve(NamedTuple):
-    """The other points of a network's curve."""
-
-    factors: tuple[float, ...]
-    """Of the recipe's lambda, or inversely of its target."""
-    shorter: int
-    """Rate-aware epochs are divided by this."""
-    lambdas: tuple[float, ...]
-    """Without retraining."""
-    published: tuple[int, float] | None = None
-    """Deep Compression: bytes, and error in %."""
-
-
-LENETS = (0.3, 1.0, 2.0), 2, (2e-9, 5e-9, 1e-8, 2e-8, 5e-8, 1e-7, 2e-7)
-CURVES = {
-    "lenet300": Curve(*LENETS, published=(27_000, 1.58)),
-    "lenet5": Curve(*LENETS, published=(44_000, 0.74)),
-    "resnet20": Curve((2 / 3, 4 / 3), 4, (5e-8, 1e-7, 2e-7, 5e-7, 1e-6)),
-}
 
 
 def dense_bytes(recipe: Recipe) -> int:
@@ -132,13 +112,13 @@ def summary(runs: list[dict[str, Any]], name: str) -> dict[str, Any]:
     }
 
 
-def shorter(recipe: Recipe, factor: float, divisor: int, reference: Path) -> Recipe:
-    """What the recipe does to its reference, in fewer rate-aware epochs, to another size."""
+def shorter(recipe: Recipe, factor: float, reference: Path) -> Recipe:
+    """What the recipe does to its reference, with half the rate-aware epochs, to another size."""
     stages = []
     for stage in stages_after(recipe):
         if stage.kind == "rate_aware":
             options = stage.options
-            changed: dict[str, Any] = {"epochs": max(1, options.epochs // divisor)}
+            changed: dict[str, Any] = {"epochs": max(1, options.epochs // SHORTER)}
             if options.lam is None:
                 changed["target"] = round(options.target / factor)
             else:
@@ -149,25 +129,18 @@ def shorter(recipe: Recipe, factor: float, divisor: int, reference: Path) -> Rec
     return from_reference(recipe, reference, stages)
 
 
-def rate_aware(recipe: Recipe) -> str:
-    """The method, with its epochs."""
-    epochs = sum(s.options.epochs for s in recipe.stages if s.kind == "rate_aware")
-    return f"rate-aware, {epochs} epochs"
-
-
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """One point of the curve."""
     result = run_recipe(recipe, folder, resume=True)
+    epochs = sum(len(s.values["epochs"]) for s in result.stages if s.kind == "rate_aware")
     return {
-        "method": rate_aware(recipe),
+        "method": f"rate-aware, {epochs} epochs",
         "bytes": result.saved()["ledger"]["file_bytes"],
         "error": result.evaluation("compressed")["error"],
     }
 
 
-def without_retraining(
-    recipe: Recipe, network: Network, lambdas: tuple[float, ...]
-) -> list[dict[str, Any]]:
+def without_retraining(recipe: Recipe, network: Network) -> list[dict[str, Any]]:
     """The reference on grids by rate and distortion, at several lambdas."""
     data = network.split.train
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(recipe.seed))
@@ -175,7 +148,7 @@ def without_retraining(
     batches = list(zip(seen.x.split(256), seen.y.split(256), strict=True))
     curvature = collect_curvature(network.model, batches)
     rows = []
-    for lam in lambdas:
+    for lam in LAMBDAS:
         model = copy.deepcopy(network.model)
         quantize_rd(model, lam, curvature=curvature, batches=batches)
         size = save(model, BytesIO(), effort="max").file_bytes
@@ -184,36 +157,34 @@ def without_retraining(
     return rows
 
 
-def alone(recipe: Recipe) -> Recipe:
-    """The recipe without the networks that teach with its own."""
-    stages = [
-        stage.model_copy(update={"options": stage.options.model_copy(update={"teachers": 0})})
-        if stage.kind == "train"
-        else stage
-        for stage in recipe.stages
-    ]
-    return recipe.model_copy(update={"stages": stages})
-
-
 def curve(name: str, seed: int, runs: Path, first: dict[str, Any]) -> list[dict[str, Any]]:
     """Error against bytes, by method."""
-    points, recipe = CURVES[name], alone(recipe_of(f"{name}_rate", seed))
+    recipe = recipe_of(f"{name}_rate", seed)
     folder = runs / f"{name}_rate-reference-seed{seed}"
     reference(recipe, folder)
-    rows = without_retraining(recipe, open_network(str(folder)), points.lambdas)
-    for factor in points.factors:
-        changed = shorter(recipe, factor, points.shorter, folder / FILE)
-        rows.append(trained(changed, runs / f"{name}_rate-{factor:.2g}-seed{seed}"))
-    size, error = first["bytes"], first["errors"]["compressed"]
-    rows.append({"method": rate_aware(recipe), "bytes": size, "error": error})
-    if points.published is not None:
-        runs_of = json.loads((RESULTS / f"{name}.json").read_text())["runs"]
-        own = next(run for run in runs_of if run["seed"] == seed)
-        for method, size, error in (
-            ("Deep Compression", own["sizes"]["coded"], own["errors"]["compressed"]),
-            ("Deep Compression, published", *points.published),
-        ):
-            rows.append({"method": method, "bytes": size, "error": error})
+    network = open_network(str(folder))
+    rows = without_retraining(recipe, network)
+    for factor in FACTORS:
+        changed = shorter(recipe, factor, folder / FILE)
+        rows.append(trained(changed, runs / f"{name}_rate-{factor}-seed{seed}"))
+    stage = next(s for s in recipe.stages if s.kind == "rate_aware")
+    rows.append(
+        {
+            "method": f"rate-aware, {stage.options.epochs} epochs",
+            "bytes": first["bytes"],
+            "error": first["errors"]["compressed"],
+        }
+    )
+    own = next(
+        run
+        for run in json.loads((RESULTS / f"{name}.json").read_text())["runs"]
+        if run["seed"] == seed
+    )
+    for method, size, error in (
+        ("Deep Compression", own["sizes"]["coded"], own["errors"]["compressed"]),
+        ("Deep Compression, published", *PUBLISHED[name]),
+    ):
+        rows.append({"method": method, "bytes": size, "error": error})
     return rows
 
 
@@ -250,7 +221,7 @@ def main() -> None:
         found = {"summary": over, "machine": machine_now, "recipe": recipe, "runs": runs}
         (RESULTS / f"{name}_rate.json").write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps(over, indent=1))
-        if arguments.curve:
+        if arguments.curve and name in PUBLISHED:
             rows = curve(name, arguments.seeds[0], arguments.runs, runs[0])
             text = json.dumps({"machine": machine_now, "rows": rows}, indent=1)
             (RESULTS / f"{name}_rate_curve.json").write_text(text + "\n")
