@@ -11,6 +11,7 @@ from espalier.analysis.report import open_runs, write_report
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 webdriver = pytest.importorskip("selenium.webdriver")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
@@ -165,6 +166,9 @@ def test_a_keyboard_and_a_screen_reader_find_their_way(browser, page):
 def test_the_data_of_a_figure_opens_as_a_table(opened):
     chart = opened.find_element("css selector", '[data-figure="r0-waterfall"]')
     chart.find_element("css selector", ".data > summary").click()
-    table = chart.find_element("css selector", ".data table")
+    # The page fills it in when it hears that it was opened, which a browser tells it afterwards.
+    table = WebDriverWait(opened, 10).until(
+        lambda _: chart.find_elements("css selector", ".data table")
+    )[0]
     assert re.search(r"original", table.text)
     assert len(table.find_elements("css selector", "tbody tr")) == 5
