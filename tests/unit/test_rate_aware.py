@@ -432,7 +432,6 @@ def test_a_weight_with_nan_is_named():
 DDP = """
 import sys, torch, torch.distributed as dist, espalier
 from torch import nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 path, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)

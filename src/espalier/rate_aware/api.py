@@ -23,7 +23,7 @@ from espalier.errors import InvalidArgument
 from espalier.modes import evaluating
 from espalier.progress import Progress, reporting
 from espalier.rate_aware import norms as rate_norms
-from espalier.rate_aware.control import Controller, Ramp
+from espalier.rate_aware.control import FIRST, Controller, Ramp
 from espalier.rate_aware.dead_units import remove_dead_units
 from espalier.rate_aware.grid import GridInTraining, GridTensor, Steps, chosen_targets
 from espalier.rate_aware.refine import Loss, Refined, Refiner
@@ -39,8 +39,6 @@ MEASURE = 1.1
 MEASURE_EVERY = 10
 """After the ramp bits hardly change any more, but what a bit comes to in the file still does: there
 every so many looks end in a measurement."""
-FIRST = 1e-6
-"""Where a controller's lambda begins."""
 NEAR_TARGET = 1.05
 """A file larger than the target by no more is left to :meth:`RateAware.refine`."""
 
@@ -155,10 +153,9 @@ class RateAware:
         self.model, self.steps, self.every = model, steps, every
         self.rounding, self.harden, self.groups = rounding, harden, groups
         over = round(ramp * steps)
+        first = FIRST if lam is None else lam
         self.control: Ramp | Controller = (
-            Ramp(lam or FIRST, over)
-            if target is None
-            else Controller(float(target), over, lam or FIRST)
+            Ramp(first, over) if target is None else Controller(float(target), over, first)
         )
         self.steps_done, self.bits = 0, 0.0
         self._fixed_bytes, self._scale, self._measured = 0.0, 1.0, 0.0

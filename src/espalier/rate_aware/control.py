@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+FIRST = 1e-6
+"""Where a controller's lambda begins, unless it is told."""
 GAIN = 0.15
 """Of the error e, which lambda goes on moving by until it is gone."""
 AHEAD = 0.9
@@ -47,7 +49,7 @@ class Controller:
 
     target: float
     steps: int
-    lam: float = 1e-6
+    lam: float = FIRST
     first: float = 0.0
     error: float = 0.0
 

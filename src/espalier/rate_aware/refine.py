@@ -123,8 +123,6 @@ def cheapest(costs: Sequence[Cost], bits: float) -> list[Tensor]:
     each = torch.cat([(cost / saves).flatten() for cost, saves, _ in costs])
     each = torch.where(saved > 0, each, math.inf)
     order = each.argsort()[: int((saved > 0).sum())]
-    if not order.numel():
-        return [torch.zeros_like(move) for _, _, move in costs]
     enough = int((saved[order].cumsum(0) < bits).sum())
     chosen = torch.zeros_like(saved, dtype=torch.bool)
     chosen[order[: enough + 1]] = True
